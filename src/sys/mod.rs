@@ -1,0 +1,5 @@
+//! The only unsafe code: what neither the standard library nor nix offers, behind safe functions.
+
+#![allow(unsafe_code)]
+
+pub mod fd;
