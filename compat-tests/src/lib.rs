@@ -23,6 +23,7 @@ pub mod differences;
 pub mod monitor;
 pub mod process;
 pub mod standin;
+pub mod watch;
 
 pub use attach::AttachClient;
 pub use bench::{Bench, LogLine};
@@ -30,3 +31,4 @@ pub use channel::{End, Kind, Report};
 pub use command::MonitorCommand;
 pub use monitor::{Ended, Monitor};
 pub use process::Process;
+pub use watch::Watch;
