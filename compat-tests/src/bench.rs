@@ -180,7 +180,6 @@ impl Bench {
     }
 
     /// Waits for the file in the exit dir and gives its content.
-    #[must_use]
     pub fn wait_exit_file(&self) -> String {
         self.wait_file(&self.exit_file())
     }
