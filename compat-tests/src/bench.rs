@@ -168,6 +168,11 @@ impl Bench {
         MonitorCommand::crio_exec(self)
     }
 
+    /// Sets what the exit command does (see [`MonitorCommand::exit_command`]); its `record` writes to `t/seen`.
+    pub fn exit_script(&self, text: &str) {
+        std::fs::write(self.path("t/script"), text).expect("script");
+    }
+
     /// A client of the container's attach socket.
     #[must_use]
     pub fn attach(&self) -> AttachClient {
