@@ -240,6 +240,25 @@ impl Bench {
         ours
     }
 
+    /// The monitor itself, found by its command line; for execs, which have no conmon pid file.
+    #[must_use]
+    pub fn monitor(&self) -> Process {
+        let own = std::process::id().cast_signed();
+        let program = self.program.as_os_str().as_bytes();
+        deadline::until("the monitor", || {
+            let runs = |process: &Process| {
+                process.ppid() == own && process.cmdline().split(|byte| *byte == 0).next() == Some(program)
+            };
+            self.processes().into_iter().find(runs)
+        })
+    }
+
+    /// The file in the exit dir of an exec session.
+    #[must_use]
+    pub fn exec_exit_file(&self) -> PathBuf {
+        self.path("x/exit").join(CID)
+    }
+
     /// Has `pid` reaped at the end.
     pub(crate) fn remember(&self, pid: i32) {
         self.seen.borrow_mut().insert(pid);
@@ -312,7 +331,10 @@ pub fn write_fifo(path: &Path, bytes: &[u8]) {
     }
 }
 
-/// A program built beside the test executable (`target/<profile>/NAME`); built now if it is not there.
+/// A program built beside the test executable (`target/<profile>/NAME`).
+///
+/// Cargo builds it along with the tests, but not when it is asked for one test file only: then a missing program, or a
+/// stand-in older than its source, is built here.
 ///
 /// # Panics
 /// When it can't be built.
@@ -323,7 +345,7 @@ pub fn built(name: &str) -> PathBuf {
     let program = profile.join(name);
     static BUILD: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _guard = BUILD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if !program.exists() {
+    if !program.exists() || (name == "standin-runtime" && older_than_source(&program)) {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut build = std::process::Command::new(cargo);
         build.args(["build", "--quiet", "--bins"]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
@@ -334,6 +356,13 @@ pub fn built(name: &str) -> PathBuf {
         assert!(status.success() && program.exists(), "{} is not built", program.display());
     }
     program
+}
+
+fn older_than_source(program: &Path) -> bool {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = ["standin.rs", "standin/console.rs", "standin/record.rs", "bin/standin-runtime.rs"];
+    let time = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    files.iter().filter_map(|file| time(&source.join(file))).max() > time(program)
 }
 
 /// One record of a k8s-file log.

@@ -106,9 +106,10 @@ impl<'b> Monitor<'b> {
     #[must_use]
     pub fn attach(&self) -> AttachClient {
         let pid = self.pid();
-        let before = pid.fds().len();
+        let sockets = || pid.fds().values().filter(|target| target.starts_with("socket:")).count();
+        let before = sockets();
         let client = self.bench.attach();
-        deadline::until("the client to be accepted", || (pid.fds().len() > before).then_some(()));
+        deadline::until("the client to be accepted", || (sockets() > before).then_some(()));
         client
     }
 
