@@ -379,7 +379,7 @@ impl LogLine {
     /// Takes a whole log apart.
     ///
     /// # Panics
-    /// When a line is not `STAMP STREAM TAG CONTENT`, or the last one is not complete.
+    /// When a line is not `STAMP STREAM TAG CONTENT` with a stamp of the right length, or the last one is not complete.
     #[must_use]
     pub fn parse_all(bytes: &[u8]) -> Vec<Self> {
         let Some(whole) = bytes.strip_suffix(b"\n") else {
@@ -397,6 +397,9 @@ impl LogLine {
         };
         let (stamp, stream, tag) = (text(), text(), text());
         let content = fields.next().unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(line)));
+        let stamped =
+            stamp.len() == 35 && stamp.is_ascii() && stamp.starts_with(|c: char| c.is_ascii_digit());
+        assert!(stamped, "not a time stamp: {stamp:?}");
         assert!(stream == "stdout" || stream == "stderr", "stream {stream}");
         assert!(tag == "F" || tag == "P", "tag {tag}");
         Self { stamp, stream, tag, content: content.to_vec() }

@@ -22,6 +22,7 @@
 //! | `daemon` … `end` | the same twice forked into a session of its own, so that it becomes an orphan |
 //! | `winsize PATH` | writes `ROWS COLUMNS` of the terminal into a file |
 //! | `raw` | the terminal passes bytes unchanged and without echo |
+//! | `memory MB` | touches that much memory, so that dying takes a while |
 //! | `pause` | for ever |
 //! | `console` | (runtime) opens a terminal and sends its leader to `--console-socket` |
 //! | `pidfile none`, `pidfile text TEXT` | (runtime) no pid file, or this text instead of the payload's pid |
@@ -155,6 +156,7 @@ impl Actor<'_> {
             "close" => drop(ManuallyDrop::into_inner(descriptor(number(first)))),
             "winsize" => check(std::fs::write(self.base.join(text), console::size())),
             "raw" => console::make_raw(),
+            "memory" => std::mem::forget(std::hint::black_box(vec![1_u8; number::<usize>(first) << 20])),
             "pause" => loop {
                 nix::unistd::pause();
             },
