@@ -235,7 +235,7 @@ fn a_container_that_does_not_read_costs_nothing() {
         let client = monitor.attach();
         while client.try_send(&[b'x'; 16 * 1024]) {}
         // What the socket held may go on to the pipe.
-        while deadline::writable(&std::os::fd::AsFd::as_fd(&client), Duration::from_millis(20))
+        while deadline::writable(std::os::fd::AsFd::as_fd(&client), Duration::from_millis(20))
             && client.try_send(&[b'x'; 16 * 1024])
         {}
         monitor.pid().expect_idle();
