@@ -1,1 +1,315 @@
-//! TODO
+//! The event loop: one for containers and exec sessions, with and without a terminal, from the start of the runtime
+//! to the last byte of output.
+//!
+//! Nothing in here is fatal. What fails is warned about and left out, because whatever happens, the way the
+//! container ends has to be told. mio is edge-triggered, so a source that may have more to give than its turn
+//! allowed stays in `ready`, and while anything is there the loop does not wait.
+
+pub mod attach;
+pub mod console;
+pub mod control;
+mod event;
+mod lifecycle;
+mod output;
+mod perform;
+pub mod stdin;
+mod streams;
+mod watch;
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+pub use self::event::Event;
+pub use self::lifecycle::Outcome;
+
+use self::attach::{Attach, Progress};
+use self::lifecycle::{Input, Lifecycle};
+use self::stdin::Stdin;
+use self::streams::Streams;
+use self::perform::KILL_PATIENCE;
+use self::watch::{POLL_INTERVAL, Watch};
+use crate::config::Config;
+use crate::diag::warn;
+use crate::error::{Context, Result, strerror};
+use crate::launch::stdio::MonitorEnds;
+use crate::log::Log;
+use crate::report::sync_pipe::SyncPipe;
+use crate::sys::process::{ExecFailure, reap};
+use crate::sys::signal::Signals;
+
+/// Events taken from the kernel at once; more wait for the next turn.
+const EVENTS_AT_ONCE: usize = 32;
+
+/// Input bytes moved in one turn.
+const INPUT_BUDGET: usize = 256 * 1024;
+
+/// A container that is quiet for so long costs no buffers.
+const QUIET_AFTER: Duration = Duration::from_secs(1);
+
+/// Whether a source may have more to do than its budget allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nothing more until the next event.
+    Dry,
+    /// Call again without waiting for an event.
+    More,
+}
+
+/// Everything that supervision owns.
+#[derive(Debug)]
+pub struct Monitor<'a> {
+    config: &'a Config,
+    poll: Poll,
+    signals: Signals,
+    lifecycle: Lifecycle,
+    sync: SyncPipe,
+    log: Log,
+    streams: Streams,
+    attach: Attach,
+    stdin: Stdin,
+    /// `None` until the pid is known, and where there is nothing to watch.
+    container: Option<Watch>,
+    /// `None` once the runtime is known to have been started.
+    exec_failure: Option<ExecFailure>,
+    /// What to report if there turns out to be no container and the runtime says nothing.
+    failure: String,
+    /// Sources that may have more to give.
+    ready: Vec<Event>,
+    deadlines: Deadlines,
+    outcome: Option<Outcome>,
+}
+
+/// When something is due though no source speaks; `None`: nothing of that kind.
+#[derive(Debug, Default)]
+struct Deadlines {
+    /// `--timeout`.
+    timeout: Option<Instant>,
+    /// A killed container should be dead by then.
+    give_up: Option<Instant>,
+    /// The next look for a container that can't be watched.
+    look: Option<Instant>,
+    /// The buffers go back if nobody needs them until then.
+    quiet: Option<Instant>,
+}
+
+/// What the launch has prepared for the loop.
+#[derive(Debug)]
+pub struct Sources {
+    pub poll: Poll,
+    pub signals: Signals,
+    pub ends: MonitorEnds,
+    pub attach: Attach,
+    pub sync: SyncPipe,
+    pub log: Log,
+}
+
+impl<'a> Monitor<'a> {
+    /// Takes over `sources` and registers them. `runtime` is the runtime's pid.
+    ///
+    /// # Errors
+    /// No descriptors or address space are left: the last place where that is fatal.
+    pub fn new(config: &'a Config, sources: Sources, runtime: Pid, exec_failure: ExecFailure) -> Result<Self> {
+        let Sources { poll, signals, ends, attach, sync, log } = sources;
+        let registry = poll.registry();
+        let stdin = match ends.stdin {
+            Some(end) => Stdin::pipe(end, config.stdin, Event::Stdin.token()),
+            None if config.terminal => Stdin::terminal(Event::Stdin.token()),
+            None => Stdin::none(Event::Stdin.token()),
+        };
+        let streams = Streams::new(ends.stdout, ends.stderr, registry)?;
+        attach.register(registry, Event::Accept.token()).context(|| "Failed to watch the attach socket".into())?;
+        registry
+            .register(&mut SourceFd(&signals.as_fd().as_raw_fd()), Event::Signals.token(), Interest::READABLE)
+            .context(|| "Failed to watch signals".into())?;
+        let is_exec = matches!(config.operation, crate::config::Operation::Exec { .. });
+        Ok(Self {
+            config,
+            signals,
+            lifecycle: Lifecycle::new(runtime, is_exec),
+            sync,
+            log,
+            streams,
+            attach,
+            stdin,
+            container: None,
+            exec_failure: Some(exec_failure),
+            failure: String::new(),
+            ready: Vec::new(),
+            deadlines: Deadlines::default(),
+            outcome: None,
+            poll,
+        })
+    }
+
+    /// Supervises until the container has ended and its output is in the log, or until there turns out to be none.
+    pub fn run(&mut self) -> Outcome {
+        let mut events = Events::with_capacity(EVENTS_AT_ONCE);
+        loop {
+            if let Some(outcome) = self.outcome {
+                return outcome;
+            }
+            self.turn(&mut events);
+        }
+    }
+
+    /// Waits until something is to be done, and lets every source have its turn.
+    fn turn(&mut self, events: &mut Events) {
+        self.collect(events);
+        let now = Instant::now();
+        self.on_deadlines(now);
+        for event in std::mem::take(&mut self.ready) {
+            if self.on_event(event, now) == Turn::More {
+                self.mark(event);
+            }
+        }
+    }
+
+    /// Adds to `ready` what the kernel has to tell.
+    fn collect(&mut self, events: &mut Events) {
+        let timeout = if self.ready.is_empty() { self.time_left() } else { Some(Duration::ZERO) };
+        if let Err(e) = self.poll.poll(events, timeout)
+            && e.kind() != ErrorKind::Interrupted
+        {
+            // Only a fault of ours leads here; the sources that are ready still get their turn.
+            warn!("Failed to wait for events: {}", strerror(&e));
+        }
+        for event in events.iter() {
+            match Event::from_token(event.token()) {
+                Some(Event::Client) => self.on_client(event),
+                Some(known) => self.mark(known),
+                None => {}
+            }
+        }
+    }
+
+    fn mark(&mut self, event: Event) {
+        if !self.ready.contains(&event) {
+            self.ready.push(event);
+        }
+    }
+
+    fn on_event(&mut self, event: Event, now: Instant) -> Turn {
+        match event {
+            Event::Signals => self.on_signals(),
+            Event::Container => self.on_container_ended(),
+            Event::Output(stream) => self.on_output(stream, now),
+            Event::Stdin => self.on_stdin_writable(),
+            Event::Accept => self.attach.on_listener(self.poll.registry(), now).into(),
+            Event::Client => self.on_input(now),
+        }
+    }
+
+    fn on_signals(&mut self) -> Turn {
+        while let Some(signal) = self.signals.next() {
+            // CHLD says that there is something to reap, which is looked for below whatever the signal was.
+            if signal != Signal::SIGCHLD {
+                self.step(Input::Signal(signal));
+            }
+        }
+        self.reap_children();
+        Turn::Dry
+    }
+
+    fn reap_children(&mut self) {
+        while let Some((pid, status)) = reap() {
+            self.step(Input::Reaped(pid, status));
+        }
+    }
+
+    fn on_container_ended(&mut self) -> Turn {
+        // If it is our child this tells how it ended, and what follows is ignored.
+        self.reap_children();
+        self.step(Input::ContainerGone);
+        Turn::Dry
+    }
+
+    fn on_stdin_writable(&mut self) -> Turn {
+        self.stdin.on_writable(self.poll.registry());
+        self.mark_input();
+        Turn::Dry
+    }
+
+    fn on_client(&mut self, event: &mio::event::Event) {
+        self.attach.on_client(event.token(), event.into(), self.poll.registry(), Instant::now());
+        self.mark_input();
+        self.resume();
+    }
+
+    fn on_input(&mut self, now: Instant) -> Turn {
+        self.attach.read_input(&mut self.stdin, INPUT_BUDGET, self.poll.registry(), now).into()
+    }
+
+    fn mark_input(&mut self) {
+        if self.attach.has_input(&self.stdin) {
+            self.mark(Event::Client);
+        }
+    }
+
+    /// How long nothing is due by time; `None`: nothing ever.
+    fn time_left(&self) -> Option<Duration> {
+        let due = self.deadlines.all().into_iter().chain([self.attach.next_deadline()]).flatten().min()?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    fn on_deadlines(&mut self, now: Instant) {
+        if is_due(&mut self.deadlines.timeout, now) {
+            self.step(Input::TimedOut);
+        }
+        if is_due(&mut self.deadlines.give_up, now) {
+            warn!("The container was killed {} seconds ago and still exists", KILL_PATIENCE.as_secs());
+            self.step(Input::GaveUp);
+        }
+        if is_due(&mut self.deadlines.look, now) {
+            self.look_for_container(now);
+        }
+        if is_due(&mut self.deadlines.quiet, now) {
+            self.streams.shed();
+            self.log.shed();
+        }
+        if self.attach.next_deadline().is_some_and(|due| due <= now) {
+            if self.attach.on_deadline(self.poll.registry(), now) == Progress::More {
+                self.mark(Event::Accept);
+            }
+            self.mark_input();
+            self.resume();
+        }
+    }
+
+    fn look_for_container(&mut self, now: Instant) {
+        match &self.container {
+            Some(container) if container.has_vanished() => self.mark(Event::Container),
+            Some(_) => self.deadlines.look = Some(now + POLL_INTERVAL),
+            None => {}
+        }
+    }
+}
+
+impl Deadlines {
+    fn all(&self) -> [Option<Instant>; 4] {
+        [self.timeout, self.give_up, self.look, self.quiet]
+    }
+}
+
+/// Whether `deadline` has come; it is over then.
+fn is_due(deadline: &mut Option<Instant>, now: Instant) -> bool {
+    let due = deadline.is_some_and(|at| at <= now);
+    if due {
+        *deadline = None;
+    }
+    due
+}
+
+impl From<Progress> for Turn {
+    fn from(progress: Progress) -> Self {
+        match progress {
+            Progress::Drained => Self::Dry,
+            Progress::More => Self::More,
+        }
+    }
+}

@@ -3,3 +3,6 @@
 #![allow(unsafe_code)]
 
 pub mod fd;
+pub mod mem;
+pub mod process;
+pub mod signal;
