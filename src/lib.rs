@@ -16,18 +16,20 @@ pub mod supervise;
 pub mod sys;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use crate::cli::Parsed;
+use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// The program: runs the monitor on the `words` of its command line (without its own name) and chooses the exit status.
 pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
-    diag::init(::log::LevelFilter::Warn, None);
     match run(words) {
         Ok(code) => code,
         Err(Error::Usage(text)) => {
-            let _ = sys::fd::write_stderr(format!("conmon: {text}\n").as_bytes());
+            let line = [b"conmon: ", text.as_encoded_bytes(), b"\n"].concat();
+            let _ = sys::fd::write_stderr(&line);
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -38,11 +40,17 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(words: impl Iterator<Item = OsString>) -> Result<ExitCode> {
-    match cli::parse(words)? {
+    let args = match cli::parse(words)? {
         Parsed::Print(text) => {
-            print!("{text}");
-            Ok(ExitCode::SUCCESS)
+            // A reader that has gone, as in `conmon --help | head -1`, is no error.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return Ok(ExitCode::SUCCESS);
         }
-        Parsed::Run(_args) => Ok(ExitCode::SUCCESS),
-    }
+        Parsed::Run(args) => *args,
+    };
+    config::start_messages(&args);
+    let config = Config::try_from(args)?;
+    let _log = log::Log::open(&config.log)?;
+    config.log.check_tags()?;
+    Ok(ExitCode::SUCCESS)
 }
