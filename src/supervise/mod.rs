@@ -1,1 +1,4 @@
 //! TODO
+
+pub mod attach;
+pub mod stdin;
