@@ -10,7 +10,6 @@ pub mod parent;
 mod runtime;
 pub mod stdio;
 
-use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -171,5 +170,9 @@ impl Config {
     /// `--exec-attach`: the runtime waits until the parent has attached.
     pub fn waits_for_attach(&self) -> bool {
         matches!(self.operation, Operation::Exec { attach: true, .. })
+    }
+
+    pub fn is_exec(&self) -> bool {
+        matches!(self.operation, Operation::Exec { .. })
     }
 }

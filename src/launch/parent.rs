@@ -18,7 +18,7 @@ use crate::sys;
 /// podman keeps published ports reserved this way, and its rootless port forwarder waits for the end of such a pipe.
 /// So they stay open, and without close-on-exec, as long as the container runs; dropping this value closes them,
 /// which has to happen before the exit is published.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Inherited(Vec<OwnedFd>);
 
 impl Inherited {

@@ -10,6 +10,16 @@ pub enum Stream {
     Stderr,
 }
 
+impl Stream {
+    /// Its name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
 /// All log drivers of one container; several `-l` add up.
 #[derive(Debug)]
 pub struct Log {}

@@ -1,7 +1,7 @@
 //! Runs the driver's clean-up once the exit is published. conmon: `ctr_exit.c:do_exit_command`.
 
 use std::ffi::{CString, NulError, OsString};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 
 use crate::config::ExitCommand;
 use crate::diag::{debug, warn};
@@ -13,7 +13,7 @@ use crate::sys::signal::DriverMask;
 /// an orphan of the container. How the command ends is nobody's business: the monitor's status is the container's.
 ///
 /// The delay is spent here and not in a forked child: one process that sleeps is enough.
-pub fn run(command: ExitCommand, mask: DriverMask, oom: OomScore) {
+pub fn run(command: &ExitCommand, mask: DriverMask, oom: OomScore) {
     // The command's own orphans are not ours to wait for.
     if nix::sys::prctl::set_child_subreaper(false).is_err() {
         warn!("Failed to disable self subreaper attribute - might wait for indirect children a long time");
@@ -22,7 +22,6 @@ pub fn run(command: ExitCommand, mask: DriverMask, oom: OomScore) {
         debug!("Sleeping for {} seconds before executing exit command", command.delay.as_secs());
         std::thread::sleep(command.delay);
     }
-    let name = command.path.clone();
     let started = program(command).map_err(std::io::Error::from).and_then(|program| {
         spawn(program, || {
             mask.restore();
@@ -32,13 +31,12 @@ pub fn run(command: ExitCommand, mask: DriverMask, oom: OomScore) {
     });
     while wait_any().is_some() {}
     if let Some(e) = started.map_or_else(Some, |(_, failure)| failure.error()) {
-        warn!("Failed to run the exit command {}: {e}", name.display());
+        warn!("Failed to run the exit command {}: {e}", command.path.display());
     }
 }
 
-fn program(command: ExitCommand) -> Result<Program, NulError> {
-    let path = CString::new(command.path.clone().into_vec())?;
-    let words = [command.path].into_iter().chain(command.args);
-    let argv = words.map(|word: OsString| CString::new(word.into_vec())).collect::<Result<_, _>>()?;
-    Ok(Program::new(path, argv, Environment::inherited()))
+fn program(command: &ExitCommand) -> Result<Program, NulError> {
+    let c_string = |word: &OsString| CString::new(word.as_bytes());
+    let argv = [&command.path].into_iter().chain(&command.args).map(c_string).collect::<Result<_, _>>()?;
+    Ok(Program::new(c_string(&command.path)?, argv, Environment::inherited()))
 }

@@ -3,6 +3,7 @@
 //! podman reads from a SEQPACKET socket with a 4096-byte buffer, so a longer report, or one in two writes, is lost.
 //! conmon: `parent_pipe_fd.c:write_or_close_sync_fd`.
 
+use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,16 @@ impl Key {
         }
     }
 
+    /// For a command line that could not be understood: what most likely was meant.
+    pub fn guess(words: &[OsString]) -> Self {
+        let has = |names: [&str; 2]| words.iter().any(|word| names.into_iter().any(|name| word == name));
+        match (has(["--api-version", "--api-version=1"]), has(["-e", "--exec"])) {
+            (true, _) => Self::Data,
+            (false, true) => Self::ExitCode,
+            (false, false) => Self::Pid,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Data => "data",
@@ -55,6 +66,12 @@ pub struct SyncPipe {
 impl SyncPipe {
     pub fn new(fd: Option<OwnedFd>, key: Key) -> Self {
         Self { fd, key, answered: Arc::default() }
+    }
+
+    /// Hands the pipe over; what is left reports to nobody.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        Self { fd: self.fd.take(), key: self.key, answered: Arc::clone(&self.answered) }
     }
 
     /// Sends `number`, with `message` if it is not empty. Bytes that are not UTF-8 are replaced, and of a long

@@ -6,8 +6,6 @@
 //! allowed stays in `ready`, and while anything is there the loop does not wait.
 
 pub mod attach;
-pub mod console;
-pub mod control;
 mod event;
 mod lifecycle;
 mod output;
@@ -25,7 +23,7 @@ use mio::{Events, Interest, Poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-pub use self::event::Event;
+pub use self::event::{Event, FIRST_CLIENT};
 pub use self::lifecycle::Outcome;
 
 use self::attach::{Attach, Progress};
@@ -127,11 +125,10 @@ impl<'a> Monitor<'a> {
         registry
             .register(&mut SourceFd(&signals.as_fd().as_raw_fd()), Event::Signals.token(), Interest::READABLE)
             .context(|| "Failed to watch signals".into())?;
-        let is_exec = matches!(config.operation, crate::config::Operation::Exec { .. });
         Ok(Self {
             config,
             signals,
-            lifecycle: Lifecycle::new(runtime, is_exec),
+            lifecycle: Lifecycle::new(runtime, config.is_exec()),
             sync,
             log,
             streams,
@@ -156,6 +153,24 @@ impl<'a> Monitor<'a> {
             }
             self.turn(&mut events);
         }
+    }
+
+    /// The container is gone. Clients that have all of its output see the end, and nobody can attach any more.
+    pub fn begin_linger(&mut self) {
+        self.attach.begin_linger(self.poll.registry(), Instant::now());
+    }
+
+    /// Waits for clients that are still taking output, then makes the log durable.
+    pub fn linger(&mut self) {
+        let mut events = Events::with_capacity(EVENTS_AT_ONCE);
+        while self.attach.is_lingering() {
+            self.turn(&mut events);
+        }
+        self.log.sync();
+    }
+
+    pub fn sync_pipe(&mut self) -> &mut SyncPipe {
+        &mut self.sync
     }
 
     /// Waits until something is to be done, and lets every source have its turn.
@@ -202,6 +217,7 @@ impl<'a> Monitor<'a> {
             Event::Stdin => self.on_stdin_writable(),
             Event::Accept => self.attach.on_listener(self.poll.registry(), now).into(),
             Event::Client => self.on_input(now),
+            Event::Ctl | Event::Winsz | Event::Console | Event::Notify | Event::OutOfMemory | Event::Journal => Turn::Dry,
         }
     }
 

@@ -47,7 +47,7 @@ impl Monitor<'_> {
 
     /// The pid that the runtime wrote. `None` with the reason in `failure` when it did not start anything.
     fn read_pid_file(&mut self) -> Option<Pid> {
-        if self.lacks_terminal() {
+        if self.config.terminal && self.streams.get(Stream::Stdout).is_none() {
             self.failure = "Runtime did not set up terminal".into();
             return None;
         }

@@ -6,3 +6,4 @@ pub mod fd;
 pub mod mem;
 pub mod process;
 pub mod signal;
+pub mod socket;
