@@ -8,7 +8,7 @@ use crate::config::{Config, Operation};
 /// The words of the runtime's command line, its own name first.
 ///
 /// `console_socket` is where the runtime is to send the pty leader, `None` without a terminal.
-pub fn runtime_argv(config: &Config, console_socket: Option<&Path>) -> Vec<OsString> {
+pub(super) fn runtime_argv(config: &Config, console_socket: Option<&Path>) -> Vec<OsString> {
     let mut argv = Words(vec![config.runtime.path.clone().into()]);
     match &config.operation {
         Operation::Exec { process_spec, .. } => {

@@ -71,7 +71,8 @@ pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Re
     let mut sync = SyncPipe::new(inherited.adopt("_OCI_SYNCPIPE")?, Key::of(config));
     sync.answer_on_panic();
     let attach_pipe = attach_pipe(config, inherited);
-    match attach_pipe.and_then(|pipe| Preparation { config, oom, mask, start_pipe }.run(log, &mut sync, pipe)) {
+    match attach_pipe.and_then(|pipe| Preparation { config, oom, mask, start_pipe }.run(log, &mut sync, pipe))
+    {
         Ok(launched) => Ok(Role::Monitor(Box::new(launched))),
         Err(e) => {
             sync.report(-1, e.to_string().as_bytes());

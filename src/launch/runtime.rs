@@ -19,7 +19,7 @@ use crate::sys::signal::DriverMask;
 
 /// What the runtime child puts in order before it becomes the runtime.
 #[derive(Debug)]
-pub struct RuntimeChild {
+pub(super) struct RuntimeChild {
     pub stdio: RuntimeEnds,
     /// `--exec-attach`: the runtime starts only after a second message, when the parent has attached.
     pub second_start: Option<OwnedFd>,
@@ -31,12 +31,17 @@ pub struct RuntimeChild {
 ///
 /// # Errors
 /// No process or descriptor left, or an argument holds a NUL byte.
-pub fn start(config: &Config, console_socket: Option<&Path>, child: RuntimeChild) -> Result<(Pid, ExecFailure)> {
+pub(super) fn start(
+    config: &Config,
+    console_socket: Option<&Path>,
+    child: RuntimeChild,
+) -> Result<(Pid, ExecFailure)> {
     let argv = super::argv::runtime_argv(config, console_socket);
     crate::diag::trace!("calling runtime args: {argv:?}");
     let path = c_string(config.runtime.path.clone().into())?;
     let argv = argv.into_iter().map(c_string).collect::<Result<_>>()?;
-    let listen_pid = ListenPid::decide(std::env::var_os("LISTEN_PID").as_deref(), config.runtime.replace_listen_pid);
+    let listen_pid =
+        ListenPid::decide(std::env::var_os("LISTEN_PID").as_deref(), config.runtime.replace_listen_pid);
     let env = Environment::inherited();
     let env = if listen_pid == ListenPid::Replace { env.with_child_pid_in("LISTEN_PID") } else { env };
     let monitor = nix::unistd::getpid();
@@ -128,6 +133,9 @@ mod tests {
         let invalid = |text: &str| ListenPid::Invalid(format!("[conmon:e]: Invalid LISTEN_PID {text}\n"));
         assert_eq!(decide("0", true), invalid("0 Success"));
         assert_eq!(decide("-5", false), invalid("-5 Success"));
-        assert_eq!(decide("99999999999999999999", false), invalid("9999999999 Numerical result out of range"));
+        assert_eq!(
+            decide("99999999999999999999", false),
+            invalid("9999999999 Numerical result out of range")
+        );
     }
 }

@@ -53,7 +53,12 @@ pub fn finish(config: &Config, outcome: Outcome, launched: Launched<'_>, inherit
     status
 }
 
-fn publish_exit(config: &Config, monitor: &mut crate::supervise::Monitor<'_>, number: i32, message: &[u8]) -> u8 {
+fn publish_exit(
+    config: &Config,
+    monitor: &mut crate::supervise::Monitor<'_>,
+    number: i32,
+    message: &[u8],
+) -> u8 {
     // Clients that have everything see the end first, as with conmon.
     monitor.begin_linger();
     let is_published = exit_files::write(config, number);

@@ -164,7 +164,10 @@ mod tests {
     fn reports_are_conmons() {
         assert_eq!(text(Key::Pid, 42, b""), "{\"pid\": 42}\n");
         assert_eq!(text(Key::Data, -1, b"no \"x\"\n"), "{\"data\": -1, \"message\": \"no \\\"x\\\"\\n\"}\n");
-        assert_eq!(text(Key::ExitCode, 3, b"\xff\0"), "{\"exit_code\": 3, \"message\": \"\u{fffd}\\u0000\"}\n");
+        assert_eq!(
+            text(Key::ExitCode, 3, b"\xff\0"),
+            "{\"exit_code\": 3, \"message\": \"\u{fffd}\\u0000\"}\n"
+        );
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use crate::sys::process::ExitStatus;
 
 /// A fact the event loop has learned.
 #[derive(Clone, Copy, Debug)]
-pub enum Input {
+pub(super) enum Input {
     Reaped(Pid, ExitStatus),
     /// The container has ended without being our child to reap.
     ContainerGone,
@@ -29,7 +29,7 @@ pub enum Input {
 
 /// Something the event loop must now do, in the order given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     ReadPidFile,
     /// The container exists: report its pid, watch it, let its output through.
     Start(Pid),
@@ -54,19 +54,29 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     /// The runtime is setting the container up.
-    Creating { runtime: Pid },
+    Creating {
+        runtime: Pid,
+    },
     /// The runtime is gone, and the pid file tells whether it left a container.
-    Created { runtime: ExitStatus },
-    Running { container: Pid },
+    Created {
+        runtime: ExitStatus,
+    },
+    Running {
+        container: Pid,
+    },
     /// Killed because its time was up; the exit is published when it is really dead.
-    Killed { container: Pid },
+    Killed {
+        container: Pid,
+    },
     /// The container is gone; its last output may still be in the pipes.
-    Draining { outcome: Outcome },
+    Draining {
+        outcome: Outcome,
+    },
     Done,
 }
 
 #[derive(Debug)]
-pub struct Lifecycle {
+pub(super) struct Lifecycle {
     phase: Phase,
     /// The status of `RUNTIME exec` can be that of the command, so only the pid file tells whether it started.
     is_exec: bool,
@@ -75,16 +85,16 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    pub fn new(runtime: Pid, is_exec: bool) -> Self {
+    pub(super) fn new(runtime: Pid, is_exec: bool) -> Self {
         Self { phase: Phase::Creating { runtime }, is_exec, unclaimed: Vec::new() }
     }
 
     /// No container yet: output is held back, because it may turn out to be why there is none.
-    pub fn is_creating(&self) -> bool {
+    pub(super) fn is_creating(&self) -> bool {
         matches!(self.phase, Phase::Creating { .. } | Phase::Created { .. })
     }
 
-    pub fn step(&mut self, input: Input) -> Vec<Action> {
+    pub(super) fn step(&mut self, input: Input) -> Vec<Action> {
         match self.phase {
             Phase::Creating { runtime } => self.creating(runtime, input),
             Phase::Created { runtime } => self.created(runtime, input),
@@ -107,7 +117,9 @@ impl Lifecycle {
             }
             Input::Reaped(pid, status) => self.keep(pid, status),
             Input::Signal(signal) => vec![Action::Forward(runtime, signal)],
-            Input::ContainerGone | Input::PidFile(_) | Input::Drained | Input::TimedOut | Input::GaveUp => vec![],
+            Input::ContainerGone | Input::PidFile(_) | Input::Drained | Input::TimedOut | Input::GaveUp => {
+                vec![]
+            }
         }
     }
 
@@ -116,7 +128,9 @@ impl Lifecycle {
             Input::PidFile(Some(pid)) => self.started(pid),
             Input::PidFile(None) => self.not_started(runtime),
             Input::Reaped(pid, status) => self.keep(pid, status),
-            Input::ContainerGone | Input::Drained | Input::TimedOut | Input::GaveUp | Input::Signal(_) => vec![],
+            Input::ContainerGone | Input::Drained | Input::TimedOut | Input::GaveUp | Input::Signal(_) => {
+                vec![]
+            }
         }
     }
 
@@ -139,7 +153,9 @@ impl Lifecycle {
         match input {
             Input::Reaped(pid, _) if pid == container => self.drain(Outcome::TimedOut),
             Input::ContainerGone | Input::GaveUp => self.drain(Outcome::TimedOut),
-            Input::Reaped(..) | Input::PidFile(_) | Input::Drained | Input::TimedOut | Input::Signal(_) => vec![],
+            Input::Reaped(..) | Input::PidFile(_) | Input::Drained | Input::TimedOut | Input::Signal(_) => {
+                vec![]
+            }
         }
     }
 

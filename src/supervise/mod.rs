@@ -28,9 +28,9 @@ pub use self::lifecycle::Outcome;
 
 use self::attach::{Attach, Progress};
 use self::lifecycle::{Input, Lifecycle};
+use self::perform::KILL_PATIENCE;
 use self::stdin::Stdin;
 use self::streams::Streams;
-use self::perform::KILL_PATIENCE;
 use self::watch::{POLL_INTERVAL, Watch};
 use crate::config::Config;
 use crate::diag::warn;
@@ -112,7 +112,12 @@ impl<'a> Monitor<'a> {
     ///
     /// # Errors
     /// No descriptors or address space are left: the last place where that is fatal.
-    pub fn new(config: &'a Config, sources: Sources, runtime: Pid, exec_failure: ExecFailure) -> Result<Self> {
+    pub fn new(
+        config: &'a Config,
+        sources: Sources,
+        runtime: Pid,
+        exec_failure: ExecFailure,
+    ) -> Result<Self> {
         let Sources { poll, signals, ends, attach, sync, log } = sources;
         let registry = poll.registry();
         let stdin = match ends.stdin {
@@ -121,7 +126,9 @@ impl<'a> Monitor<'a> {
             None => Stdin::none(Event::Stdin.token()),
         };
         let streams = Streams::new(ends.stdout, ends.stderr, registry)?;
-        attach.register(registry, Event::Accept.token()).context(|| "Failed to watch the attach socket".into())?;
+        attach
+            .register(registry, Event::Accept.token())
+            .context(|| "Failed to watch the attach socket".into())?;
         registry
             .register(&mut SourceFd(&signals.as_fd().as_raw_fd()), Event::Signals.token(), Interest::READABLE)
             .context(|| "Failed to watch signals".into())?;
@@ -217,7 +224,12 @@ impl<'a> Monitor<'a> {
             Event::Stdin => self.on_stdin_writable(),
             Event::Accept => self.attach.on_listener(self.poll.registry(), now).into(),
             Event::Client => self.on_input(now),
-            Event::Ctl | Event::Winsz | Event::Console | Event::Notify | Event::OutOfMemory | Event::Journal => Turn::Dry,
+            Event::Ctl
+            | Event::Winsz
+            | Event::Console
+            | Event::Notify
+            | Event::OutOfMemory
+            | Event::Journal => Turn::Dry,
         }
     }
 

@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::log::Stream;
 use crate::sys::mem::Mapping;
 
 /// What a default pipe holds, so that one read empties it.
@@ -18,11 +17,11 @@ const READ_SIZE: usize = 64 * 1024;
 const TAIL_SIZE: usize = 8 * 1024 + 64;
 
 /// How much of a failing runtime's text is kept for the report.
-pub const MESSAGE_SIZE: usize = 4096;
+pub(super) const MESSAGE_SIZE: usize = 4096;
 
 /// What one read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fill {
+pub(super) enum Fill {
     /// New bytes, and probably more behind them.
     More,
     /// New bytes, and nothing more right now. Never said of a pty, which hands out its buffer in small pieces.
@@ -34,8 +33,7 @@ pub enum Fill {
 }
 
 #[derive(Debug)]
-pub struct Output {
-    pub stream: Stream,
+pub(super) struct Output {
     /// `None` once the last writer is gone.
     source: Option<OwnedFd>,
     is_pty: bool,
@@ -53,17 +51,17 @@ impl Output {
     ///
     /// # Errors
     /// No address space is left.
-    pub fn new(stream: Stream, source: OwnedFd, is_pty: bool) -> io::Result<Self> {
+    pub(super) fn new(source: OwnedFd, is_pty: bool) -> io::Result<Self> {
         let buffer = Mapping::new(READ_SIZE + TAIL_SIZE)?;
-        Ok(Self { stream, source: Some(source), is_pty, buffer, len: 0, seen: 0, is_dirty: false })
+        Ok(Self { source: Some(source), is_pty, buffer, len: 0, seen: 0, is_dirty: false })
     }
 
-    pub fn source(&self) -> Option<BorrowedFd<'_>> {
+    pub(super) fn source(&self) -> Option<BorrowedFd<'_>> {
         self.source.as_ref().map(AsFd::as_fd)
     }
 
     /// Takes the descriptor out, to be deregistered and closed.
-    pub fn close(&mut self) -> Option<OwnedFd> {
+    pub(super) fn close(&mut self) -> Option<OwnedFd> {
         self.source.take()
     }
 
@@ -71,7 +69,7 @@ impl Output {
     ///
     /// # Errors
     /// As read(2), where it is neither a full stop nor a pause.
-    pub fn fill(&mut self) -> io::Result<Fill> {
+    pub(super) fn fill(&mut self) -> io::Result<Fill> {
         let Some(source) = &self.source else { return Ok(Fill::End) };
         let room = self.buffer.get_mut(self.len..).unwrap_or_default();
         let room = if room.len() > READ_SIZE { room.split_at_mut(READ_SIZE).0 } else { room };
@@ -94,19 +92,19 @@ impl Output {
         Ok(if read == wanted || self.is_pty { Fill::More } else { Fill::Last })
     }
 
-    pub fn held(&self) -> &[u8] {
+    pub(super) fn held(&self) -> &[u8] {
         self.buffer.get(..self.len).unwrap_or_default()
     }
 
     /// The first `upto` held bytes, less those that clients have seen. They count as seen from now on.
-    pub fn take_unseen(&mut self, upto: usize) -> &[u8] {
+    pub(super) fn take_unseen(&mut self, upto: usize) -> &[u8] {
         let from = self.seen;
         self.seen = from.max(upto);
         self.buffer.get(from..upto).unwrap_or_default()
     }
 
     /// Forgets the first `taken` held bytes.
-    pub fn consume(&mut self, taken: usize) {
+    pub(super) fn consume(&mut self, taken: usize) {
         let taken = taken.min(self.len);
         if taken > 0 && taken < self.len {
             self.buffer.copy_within(taken..self.len, 0);
@@ -116,23 +114,23 @@ impl Output {
     }
 
     /// There is no room for another whole read.
-    pub fn is_crowded(&self) -> bool {
+    pub(super) fn is_crowded(&self) -> bool {
         self.len > TAIL_SIZE
     }
 
-    pub fn ends_mid_line(&self) -> bool {
+    pub(super) fn ends_mid_line(&self) -> bool {
         self.held().last().is_some_and(|&byte| byte != b'\n')
     }
 
     /// How many bytes the pipe holds right now.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         // A pty does not say reliably; its buffer is far smaller than this.
         let pty_limit = if self.is_pty { READ_SIZE } else { 0 };
         self.source.as_ref().map_or(0, crate::sys::fd::readable_bytes).max(pty_limit)
     }
 
     /// Gives the buffer's pages back if it is empty. Returns whether there was anything to give.
-    pub fn shed(&mut self) -> bool {
+    pub(super) fn shed(&mut self) -> bool {
         let sheds = self.is_dirty && self.len == 0;
         if sheds {
             self.buffer.discard();
@@ -141,7 +139,7 @@ impl Output {
         sheds
     }
 
-    pub fn is_dirty(&self) -> bool {
+    pub(super) fn is_dirty(&self) -> bool {
         self.is_dirty
     }
 }
@@ -153,7 +151,7 @@ mod tests {
     fn pipe() -> (Output, OwnedFd) {
         let (read, write) = crate::sys::fd::pipe().unwrap();
         crate::sys::fd::set_nonblocking(&read).unwrap();
-        (Output::new(Stream::Stdout, read, false).unwrap(), write)
+        (Output::new(read, false).unwrap(), write)
     }
 
     #[test]

@@ -86,7 +86,8 @@ impl Monitor<'_> {
         match &self.container {
             Some(Watch::Polling(_)) => self.deadlines.look = Some(now + POLL_INTERVAL),
             Some(watched) => {
-                let watching = watched.descriptor().map(|fd| watch(self.poll.registry(), fd, Event::Container));
+                let watching =
+                    watched.descriptor().map(|fd| watch(self.poll.registry(), fd, Event::Container));
                 if let Some(Err(e)) = watching {
                     warn!("Failed to watch the container: {}", strerror(&e));
                     self.container = Some(Watch::Polling(pid));
@@ -138,7 +139,9 @@ impl Monitor<'_> {
     fn finish(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Exited(ExitStatus::Unknown) => {
-                warn!("The container is not a child of the monitor: how it ended is unknown, and recorded as -1");
+                warn!(
+                    "The container is not a child of the monitor: how it ended is unknown, and recorded as -1"
+                );
             }
             Outcome::Exited(status) => debug!("container exited with status {}", status.number()),
             Outcome::TimedOut => {}

@@ -18,11 +18,11 @@ const READS_PER_TURN: usize = 4;
 /// After the container's end, what its pipes hold is read, but no longer than this.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
-pub const BOTH: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+pub(super) const BOTH: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// Both output streams; `None` is one that does not pass through us (yet).
 #[derive(Debug)]
-pub struct Streams {
+pub(super) struct Streams {
     stdout: Option<Output>,
     stderr: Option<Output>,
 }
@@ -32,7 +32,7 @@ impl Streams {
     ///
     /// # Errors
     /// No address space or kernel memory is left.
-    pub fn new(stdout: Option<OwnedFd>, stderr: Option<OwnedFd>, registry: &Registry) -> Result<Self> {
+    pub(super) fn new(stdout: Option<OwnedFd>, stderr: Option<OwnedFd>, registry: &Registry) -> Result<Self> {
         let open = |stream, end: Option<OwnedFd>| match end {
             Some(end) => Self::open(stream, end, false, registry).map(Some),
             None => Ok(None),
@@ -41,9 +41,10 @@ impl Streams {
     }
 
     fn open(stream: Stream, end: OwnedFd, is_pty: bool, registry: &Registry) -> Result<Output> {
-        let output = Output::new(stream, end, is_pty).context(|| "Failed to map a buffer".into())?;
+        let output = Output::new(end, is_pty).context(|| "Failed to map a buffer".into())?;
         if let Some(source) = output.source() {
-            watch(registry, source, Event::Output(stream)).context(|| "Failed to watch a stdio pipe".into())?;
+            watch(registry, source, Event::Output(stream))
+                .context(|| "Failed to watch a stdio pipe".into())?;
         }
         Ok(output)
     }
@@ -52,12 +53,12 @@ impl Streams {
     ///
     /// # Errors
     /// As [`Streams::new`].
-    pub fn open_terminal(&mut self, leader: OwnedFd, registry: &Registry) -> Result<()> {
+    pub(super) fn open_terminal(&mut self, leader: OwnedFd, registry: &Registry) -> Result<()> {
         self.stdout = Some(Self::open(Stream::Stdout, leader, true, registry)?);
         Ok(())
     }
 
-    pub fn get(&mut self, stream: Stream) -> Option<&mut Output> {
+    pub(super) fn get(&mut self, stream: Stream) -> Option<&mut Output> {
         match stream {
             Stream::Stdout => self.stdout.as_mut(),
             Stream::Stderr => self.stderr.as_mut(),
@@ -65,7 +66,7 @@ impl Streams {
     }
 
     /// Gives buffers back that are empty.
-    pub fn shed(&mut self) {
+    pub(super) fn shed(&mut self) {
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
             output.shed();
         }
@@ -80,7 +81,7 @@ impl Streams {
 }
 
 /// Watches `source` for input under the token of `event`.
-pub fn watch(registry: &Registry, source: BorrowedFd<'_>, event: Event) -> std::io::Result<()> {
+pub(super) fn watch(registry: &Registry, source: BorrowedFd<'_>, event: Event) -> std::io::Result<()> {
     registry.register(&mut SourceFd(&source.as_raw_fd()), event.token(), Interest::READABLE)
 }
 

@@ -11,11 +11,11 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 use crate::sys::process::PidFd;
 
 /// How often a process is looked for where the kernel has no pidfds (before Linux 5.3).
-pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The running container.
 #[derive(Debug)]
-pub enum Watch {
+pub(super) enum Watch {
     Descriptor(Pid, PidFd),
     /// No pidfd is to be had: the process is looked for by number every [`POLL_INTERVAL`].
     Polling(Pid),
@@ -23,7 +23,7 @@ pub enum Watch {
 
 impl Watch {
     /// `None`: there is no such process (any more).
-    pub fn open(pid: Pid) -> Option<Self> {
+    pub(super) fn open(pid: Pid) -> Option<Self> {
         match PidFd::open(pid) {
             Ok(fd) => Some(Self::Descriptor(pid, fd)),
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => None,
@@ -32,7 +32,7 @@ impl Watch {
     }
 
     /// What becomes readable when the process has ended.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Descriptor(_, fd) => Some(fd.as_fd()),
             Self::Polling(_) => None,
@@ -40,7 +40,7 @@ impl Watch {
     }
 
     /// For [`Watch::Polling`]: the process is not there any more, not even as a zombie.
-    pub fn has_vanished(&self) -> bool {
+    pub(super) fn has_vanished(&self) -> bool {
         match self {
             Self::Descriptor(..) => false,
             Self::Polling(pid) => kill(*pid, None) == Err(Errno::ESRCH),
@@ -49,7 +49,7 @@ impl Watch {
 
     /// # Errors
     /// As kill(2).
-    pub fn send(&self, signal: Signal) -> io::Result<()> {
+    pub(super) fn send(&self, signal: Signal) -> io::Result<()> {
         match self {
             Self::Descriptor(_, fd) => fd.send(signal),
             Self::Polling(pid) => Ok(kill(*pid, signal)?),
@@ -57,7 +57,7 @@ impl Watch {
     }
 
     /// SIGKILL to the process and to its group, but never to our own group, nor to everybody.
-    pub fn kill(&self) {
+    pub(super) fn kill(&self) {
         let (Self::Descriptor(pid, _) | Self::Polling(pid)) = self;
         // conmon: `conmon.c:main` asks for the group at the end, so that a later setpgid counts.
         if let Some(group) = getpgid(Some(*pid)).ok().filter(|group| is_foreign(*group)) {

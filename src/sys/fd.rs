@@ -54,7 +54,8 @@ impl Listing {
 
     /// All open descriptors from 3 up, without the listing's own.
     fn numbers(self) -> Vec<RawFd> {
-        let listed: Vec<RawFd> = self.0.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+        let listed: Vec<RawFd> =
+            self.0.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
         // The listing is closed by now; what is still open was there before it.
         listed.into_iter().filter(|&fd| fd >= 3 && is_open(fd)).collect()
     }

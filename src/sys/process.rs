@@ -95,7 +95,9 @@ impl Environment {
     pub fn with_child_pid_in(mut self, name: &str) -> Self {
         let prefix = format!("{name}=");
         // SAFETY: each entry is a NUL-terminated string of the environment, which nobody changes.
-        let starts = |&entry: &*const c_char| unsafe { CStr::from_ptr(entry) }.to_bytes().starts_with(prefix.as_bytes());
+        let starts = |&entry: &*const c_char| {
+            unsafe { CStr::from_ptr(entry) }.to_bytes().starts_with(prefix.as_bytes())
+        };
         if let Some(index) = self.entries.iter().position(starts) {
             let mut buffer = prefix.into_bytes();
             buffer.resize(buffer.len() + PID_DIGITS + 1, 0);
@@ -153,7 +155,10 @@ impl ExecFailure {
 ///
 /// # Errors
 /// As pipe2(2) and fork(2).
-pub fn spawn(mut program: Program, prepare: impl FnOnce() -> Result<(), i32>) -> io::Result<(Pid, ExecFailure)> {
+pub fn spawn(
+    mut program: Program,
+    prepare: impl FnOnce() -> Result<(), i32>,
+) -> io::Result<(Pid, ExecFailure)> {
     let (failure, tell) = super::fd::pipe()?;
     super::fd::set_nonblocking(&failure)?;
     let argv: Vec<_> = program.argv.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
@@ -233,7 +238,8 @@ impl PidFd {
     /// # Errors
     /// ESRCH when the process has ended, EPERM when it may not be signalled.
     pub fn send(&self, signal: Signal) -> io::Result<()> {
-        let (fd, number, no_info) = (self.0.as_raw_fd(), signal as libc::c_int, std::ptr::null::<libc::siginfo_t>());
+        let (fd, number, no_info) =
+            (self.0.as_raw_fd(), signal as libc::c_int, std::ptr::null::<libc::siginfo_t>());
         // SAFETY: a null siginfo asks the kernel to fill in what kill(2) would.
         Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, number, no_info, 0) })?;
         Ok(())

@@ -96,4 +96,3 @@ impl std::os::fd::AsFd for Signals {
         self.0.as_fd()
     }
 }
-
