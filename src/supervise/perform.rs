@@ -101,8 +101,10 @@ impl Monitor<'_> {
 
     /// conmon: `conmon.c:main`, where the runtime's status is looked at.
     fn report_failure(&mut self) {
-        self.on_output(Stream::Stderr, Instant::now());
+        // What it said last may not have been read yet. None of it is the container's output: there is no container.
+        self.hold_back(Stream::Stderr, Instant::now());
         let text = self.streams.get(Stream::Stderr).map(|output| output.held().to_vec()).unwrap_or_default();
+        self.close_streams();
         let message = if text.is_empty() { self.why_nothing_started() } else { text };
         if !message.is_empty() {
             warn!("runtime stderr: {}", String::from_utf8_lossy(&message));

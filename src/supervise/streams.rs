@@ -140,7 +140,7 @@ impl Monitor<'_> {
 
     /// Before there is a container: keeps what the runtime writes, the end of which explains a failure. What is more
     /// than that is passed on, so that a talkative runtime never waits for us.
-    fn hold_back(&mut self, stream: Stream, now: Instant) -> Turn {
+    pub(super) fn hold_back(&mut self, stream: Stream, now: Instant) -> Turn {
         for _ in 0..READS_PER_TURN {
             let Some(output) = self.streams.get(stream) else { return Turn::Dry };
             if output.is_crowded() {
@@ -197,6 +197,14 @@ impl Monitor<'_> {
             self.drain_one(stream, start + DRAIN_LIMIT);
         }
         self.log.finish();
+        self.close_streams();
+    }
+
+    /// Whatever is written from now on has come too late.
+    pub(super) fn close_streams(&mut self) {
+        for stream in BOTH {
+            self.streams.close(stream, self.poll.registry());
+        }
     }
 
     fn drain_one(&mut self, stream: Stream, deadline: Instant) {
