@@ -131,9 +131,7 @@ impl TryFrom<Args> for Config {
         check_runtime(&runtime.path)?;
         let operation = Operation::take(&mut args)?;
         let cwd = std::env::current_dir().map_err(|_| Error::message("Failed to get working directory"))?;
-        let exit_delay = u64::try_from(args.exit_delay.unwrap_or(0)).map_err(|_| {
-            Error::message("Delay before invoking exit command must be greater than or equal to 0")
-        })?;
+        let exit_command = ExitCommand::take(&mut args)?;
         let log = LogConfig::take(&mut args, &cid)?;
         let is_exec = matches!(operation, Operation::Exec { .. });
         Ok(Self {
@@ -154,18 +152,10 @@ impl TryFrom<Args> for Config {
             log,
             exit_dir: args.exit_dir.map(PathBuf::from),
             persist_dir: args.persist_dir.map(PathBuf::from),
-            exit_command: args.exit_command.map(|path| ExitCommand {
-                path,
-                args: args.exit_command_arg,
-                delay: Duration::from_secs(exit_delay),
-            }),
+            exit_command,
             full_attach: args.full_attach,
             socket_dir: args.socket_dir_path.map_or_else(|| DEFAULT_SOCKET_DIR.into(), PathBuf::from),
-            timeout: args
-                .timeout
-                .and_then(|s| u64::try_from(s).ok())
-                .filter(|s| *s > 0)
-                .map(Duration::from_secs),
+            timeout: timeout(args.timeout),
             sdnotify_socket: args.sdnotify_socket.map(PathBuf::from),
         })
     }
@@ -195,6 +185,18 @@ impl Operation {
             return Ok(Self::Exec { process_spec: spec.into(), attach: args.exec_attach });
         }
         Ok(args.restore.take().map_or(Self::Create, |image| Self::Restore { image: image.into() }))
+    }
+}
+
+impl ExitCommand {
+    /// A bad delay is refused even when there is no command to delay.
+    fn take(args: &mut Args) -> Result<Option<Self>> {
+        let delay = u64::try_from(args.exit_delay.unwrap_or(0)).map_err(|_| {
+            Error::message("Delay before invoking exit command must be greater than or equal to 0")
+        })?;
+        let delay = Duration::from_secs(delay);
+        let arguments = std::mem::take(&mut args.exit_command_arg);
+        Ok(args.exit_command.take().map(|path| Self { path, args: arguments, delay }))
     }
 }
 
@@ -241,6 +243,11 @@ fn check_exec(args: &Args) -> Result<()> {
 // conmon: access(2) alone, so a directory passes and fails later.
 fn check_runtime(path: &Path) -> Result<()> {
     access(path, AccessFlags::X_OK).context(|| format!("Runtime path {} is not valid", path.display()))
+}
+
+/// Timeouts of zero and below are none.
+fn timeout(seconds: Option<i32>) -> Option<Duration> {
+    seconds.and_then(|seconds| u64::try_from(seconds).ok()).filter(|s| *s > 0).map(Duration::from_secs)
 }
 
 fn default_pidfile(cwd: &Path, cid: &OsStr) -> PathBuf {

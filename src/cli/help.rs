@@ -1,4 +1,5 @@
-//! `--help` in GOption's layout. CRI-O looks for option names in it.
+//! `--help` in GOption's layout: CRI-O looks for option names in it, people compare it with conmon's.
+//! clap's own layout is another, and would bring its whole help machinery into the program.
 
 use std::fmt::Write;
 

@@ -1,4 +1,5 @@
 //! Every option arrives, byte for byte, and no line of words upsets the parser.
+//! The scanner's own tables are beside it, in `goption.rs`; recorded runs of conmon are in `tests/cli.rs`.
 
 use std::os::unix::ffi::OsStringExt;
 
