@@ -20,9 +20,14 @@ pub mod channel;
 pub mod command;
 pub mod deadline;
 pub mod differences;
+pub mod image;
 pub mod monitor;
+pub mod podman;
 pub mod process;
+pub mod session;
 pub mod standin;
+pub mod transcript;
+pub mod twin;
 
 pub use attach::AttachClient;
 pub use bench::{Bench, LogLine};

@@ -1,0 +1,80 @@
+//! One scenario, two monitors: it runs with the original and with ours, and both transcripts must be equal.
+//!
+//! `ORIGINAL_CONMON` names the original (otherwise it is the installed `conmon`), `OURS_UNDER_TEST` ours (otherwise
+//! the program that was built beside this test). Deviations are entries in `known-differences`; an entry that no
+//! longer differs fails its test.
+
+use std::path::{Path, PathBuf};
+
+use crate::image::find_program;
+use crate::transcript::{Transcript, differences};
+
+/// One of the two programs of a scenario.
+#[derive(Clone, Debug)]
+pub struct Side {
+    pub name: &'static str,
+    /// Absolute.
+    pub program: PathBuf,
+}
+
+/// Runs `scenario` with both programs. `name` is the test's: `file::function`.
+pub fn compare(name: &str, scenario: impl Fn(&Side, &mut Transcript)) {
+    let sides = [Side { name: "original", program: original() }, Side { name: "ours", program: ours() }];
+    let [original, ours] = sides.map(|side| {
+        eprintln!("{name} with {}", side.program.display());
+        let mut transcript = Transcript::new();
+        transcript.mask(side.program.to_string_lossy(), "conmon");
+        scenario(&side, &mut transcript);
+        transcript
+    });
+    let found = differences(&original, &ours);
+    let text: String = found.iter().map(|(section, texts)| format!("{section}\n{texts}")).collect();
+    assert!(found.is_empty(), "{name}: ours differs from the original in\n{text}");
+}
+
+fn original() -> PathBuf {
+    let named = std::env::var_os("ORIGINAL_CONMON").filter(|path| !path.is_empty()).map(PathBuf::from);
+    named
+        .or_else(|| find_program("conmon"))
+        .unwrap_or_else(|| panic!("no conmon to compare with; install it"))
+}
+
+fn ours() -> PathBuf {
+    let named = std::env::var_os("OURS_UNDER_TEST").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let path = named.unwrap_or_else(|| {
+        // target/debug/deps/TEST → target/debug/conmon
+        let test = std::env::current_exe().unwrap();
+        test.parent().and_then(Path::parent).unwrap().join("conmon")
+    });
+    path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}; build it first", path.display()))
+}
+
+/// Whether all `programs` are installed. With `CI=true` a missing one fails the test, so that nothing is left out.
+pub fn installed(programs: &[&str]) -> bool {
+    for name in programs {
+        if find_program(name).is_none() {
+            assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "{name} is not installed");
+            eprintln!("left out: {name} is not installed");
+            return false;
+        }
+    }
+    true
+}
+
+/// Runs one scenario of podman with both programs; the test's name comes from the function it stands in.
+#[macro_export]
+macro_rules! podman_twin {
+    ($scenario:expr) => {{
+        fn here() {}
+        let name = ::std::any::type_name_of_val(&here).trim_end_matches("::here");
+        if $crate::twin::installed(&["podman", "runc", "conmon", "busybox"]) {
+            $crate::twin::compare(name, |side, transcript| {
+                let podman = $crate::podman::Podman::new(side, transcript);
+                // Coerces the closure, so that its parameters need no types.
+                let scenario: fn(&$crate::podman::Podman, &mut $crate::transcript::Transcript) = $scenario;
+                scenario(&podman, transcript);
+                podman.finish();
+            });
+        }
+    }};
+}
