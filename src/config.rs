@@ -273,5 +273,21 @@ fn level(name: Option<&OsStr>) -> Result<LevelFilter> {
         .ok_or_else(|| Error::message(format!("No such log level {}", name.display())))
 }
 
+impl Config {
+    /// `--exec-attach`: the runtime waits until the parent has attached.
+    pub fn waits_for_attach(&self) -> bool {
+        matches!(self.operation, Operation::Exec { attach: true, .. })
+    }
+
+    /// Whose log it is.
+    pub fn identity(&self) -> crate::log::Identity<'_> {
+        crate::log::Identity { cid: &self.cid, name: self.name.as_deref() }
+    }
+
+    pub fn is_exec(&self) -> bool {
+        matches!(self.operation, Operation::Exec { .. })
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -68,7 +68,7 @@ fn run(words: &[OsString], inherited: &mut Inherited) -> Result<ExitCode> {
     };
     config::start_messages(&args);
     let config = Config::try_from(args)?;
-    let log = log::Log::open(&config.log)?;
+    let log = log::Log::open(&config.log, &config.identity())?;
     config.log.check_tags()?;
     match launch::launch(&config, log, inherited)? {
         Role::Parent => Ok(ExitCode::SUCCESS),

@@ -18,7 +18,7 @@ use mio::{Poll, Token};
 use self::oom_score::OomScore;
 use self::parent::Inherited;
 use self::runtime::RuntimeChild;
-use crate::config::{Config, Operation};
+use crate::config::Config;
 use crate::diag::{debug, warn};
 use crate::error::{Context, Error, Result};
 use crate::log::Log;
@@ -165,15 +165,4 @@ fn stall_timeout() -> Option<Duration> {
         warn!("{name}={} is not a number of seconds; clients are never disconnected", value.display());
     }
     seconds.map(Duration::from_secs)
-}
-
-impl Config {
-    /// `--exec-attach`: the runtime waits until the parent has attached.
-    pub fn waits_for_attach(&self) -> bool {
-        matches!(self.operation, Operation::Exec { attach: true, .. })
-    }
-
-    pub fn is_exec(&self) -> bool {
-        matches!(self.operation, Operation::Exec { .. })
-    }
 }

@@ -25,8 +25,8 @@ pub enum Event {
     /// A datagram from the container for the service manager.
     Notify,
     OutOfMemory,
-    /// The journal can take records again.
-    Journal,
+    /// The log can take records again.
+    Log,
 }
 
 /// Tokens from here up are attached clients.
@@ -46,7 +46,7 @@ impl Event {
             Self::Console => 8,
             Self::Notify => 9,
             Self::OutOfMemory => 10,
-            Self::Journal => 11,
+            Self::Log => 11,
             Self::Client => FIRST_CLIENT,
         })
     }
@@ -65,7 +65,7 @@ impl Event {
             8 => Self::Console,
             9 => Self::Notify,
             10 => Self::OutOfMemory,
-            11 => Self::Journal,
+            11 => Self::Log,
             FIRST_CLIENT.. => Self::Client,
             _ => return None,
         })

@@ -69,6 +69,8 @@ pub struct Monitor<'a> {
     sync: SyncPipe,
     log: Log,
     streams: Streams,
+    /// The log is full for the moment; nothing is read from the container until it takes more.
+    is_log_full: bool,
     attach: Attach,
     stdin: Stdin,
     /// `None` until the pid is known, and where there is nothing to watch.
@@ -139,6 +141,7 @@ impl<'a> Monitor<'a> {
             sync,
             log,
             streams,
+            is_log_full: false,
             attach,
             stdin,
             container: None,
@@ -224,12 +227,12 @@ impl<'a> Monitor<'a> {
             Event::Stdin => self.on_stdin_writable(),
             Event::Accept => self.attach.on_listener(self.poll.registry(), now).into(),
             Event::Client => self.on_input(now),
+            Event::Log => self.on_log_writable(now),
             Event::Ctl
             | Event::Winsz
             | Event::Console
             | Event::Notify
-            | Event::OutOfMemory
-            | Event::Journal => Turn::Dry,
+            | Event::OutOfMemory => Turn::Dry,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::output::{Fill, MESSAGE_SIZE, Output};
 use super::{Event, Monitor, QUIET_AFTER, Turn};
@@ -92,7 +93,7 @@ impl Monitor<'_> {
         }
         for _ in 0..READS_PER_TURN {
             if self.is_held(stream) {
-                // A client has more of this stream than it should: the pipe fills up, as if the client held it.
+                // The log or a client takes no more for now: the pipe fills up, as if they held its other end.
                 // `resume` brings us back.
                 self.deliver_all(stream, false, now);
                 return Turn::Dry;
@@ -175,10 +176,34 @@ impl Monitor<'_> {
         if output.is_dirty() {
             self.deadlines.quiet = Some(now + QUIET_AFTER);
         }
+        self.watch_full_log();
     }
 
     fn is_held(&self, stream: Stream) -> bool {
-        self.attach.holds(stream)
+        self.is_log_full || self.attach.holds(stream)
+    }
+
+    /// Waits for a log that is full, if it is one that can be waited for.
+    fn watch_full_log(&mut self) {
+        let Some(full) = self.log.blocked().filter(|_| !self.is_log_full) else { return };
+        let registry = self.poll.registry();
+        match registry.register(&mut SourceFd(&full.as_raw_fd()), Event::Log.token(), Interest::WRITABLE) {
+            Ok(()) => self.is_log_full = true,
+            Err(e) => warn!("Failed to wait for the log: {}", strerror(&e)),
+        }
+    }
+
+    pub(super) fn on_log_writable(&mut self, now: Instant) -> Turn {
+        // A log that was replaced meanwhile has left epoll with its descriptor.
+        if let Some(full) = self.log.blocked() {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&full.as_raw_fd()));
+        }
+        self.is_log_full = false;
+        for stream in BOTH {
+            self.deliver_all(stream, false, now);
+        }
+        self.resume();
+        Turn::Dry
     }
 
     /// Clients have taken something: streams that waited for that go on.
@@ -213,14 +238,23 @@ impl Monitor<'_> {
             let now = Instant::now();
             let Some(output) = self.streams.get(stream) else { return };
             let held = output.held().len();
-            let filled = output.fill();
-            let read = output.held().len() - held;
-            left = left.saturating_sub(read);
+            let filled = if left > 0 { output.fill() } else { Ok(Fill::Dry) };
+            left = left.saturating_sub(output.held().len() - held);
             let goes_on = matches!(filled, Ok(Fill::More | Fill::Last)) && left > 0 && now < deadline;
             self.deliver_all(stream, goes_on, now);
-            if !goes_on {
+            let is_done = match self.log.blocked() {
+                Some(full) => !becomes_writable(full, deadline.saturating_duration_since(now)),
+                None => !goes_on,
+            };
+            if is_done {
                 return;
             }
         }
     }
+}
+
+/// Waits until `fd` takes more, `patience` at most.
+fn becomes_writable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+    poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], patience) == Ok(1)
 }
