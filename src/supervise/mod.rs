@@ -1,3 +1,4 @@
 //! TODO
 
+pub mod notify;
 pub mod oom;
