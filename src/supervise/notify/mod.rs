@@ -63,10 +63,13 @@ enum Target {
     LongPath(PathBuf),
 }
 
-/// How the last delivery went: a host socket that is missing is warned about once, not for every datagram.
+/// What has been warned about: not each datagram is worth a line, above all none that a container can provoke at will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Delivery {
     Works,
+    /// The host's queue was full once. A container that floods it makes that come and go, so this state stays.
+    Overrun,
+    /// The last one failed otherwise, as when the host's socket is missing.
     Fails,
 }
 
@@ -134,20 +137,23 @@ impl NotifyRelay {
     }
 
     fn account(&mut self, sent: io::Result<usize>) {
-        self.delivery = match (sent, self.delivery) {
-            (Ok(_), _) => Delivery::Works,
-            (Err(error), Delivery::Works) => {
-                warn!(
-                    "Failed to write to socket host notify socket, notifications are lost: {}",
-                    strerror(&error)
-                );
-                Delivery::Fails
-            }
-            (Err(error), Delivery::Fails) => {
-                debug!("Failed to write to socket host notify socket: {}", strerror(&error));
-                Delivery::Fails
-            }
+        let before = self.delivery;
+        self.delivery = match (&sent, before) {
+            (Ok(_), Delivery::Works | Delivery::Fails) => Delivery::Works,
+            (Ok(_), Delivery::Overrun) => Delivery::Overrun,
+            (Err(error), Delivery::Works) if error.kind() == io::ErrorKind::WouldBlock => Delivery::Overrun,
+            (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => before,
+            (Err(_), _) => Delivery::Fails,
         };
+        let Err(error) = sent else { return };
+        if self.delivery == before {
+            debug!("Failed to write to socket host notify socket: {}", strerror(&error));
+        } else {
+            warn!(
+                "Failed to write to socket host notify socket, notifications are lost: {}",
+                strerror(&error)
+            );
+        }
     }
 }
 
