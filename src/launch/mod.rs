@@ -11,6 +11,7 @@ mod runtime;
 pub mod stdio;
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use mio::{Poll, Token};
@@ -24,6 +25,7 @@ use crate::error::{Context, Error, Result};
 use crate::log::Log;
 use crate::report::sync_pipe::{Key, SyncPipe};
 use crate::supervise::attach::{self, Attach, AttachSocket, FileGuard};
+use crate::supervise::notify::NotifyRelay;
 use crate::supervise::{FIRST_CLIENT, Monitor, Sources};
 use crate::sys;
 use crate::sys::process::Side;
@@ -103,6 +105,10 @@ struct Preparation<'a> {
 impl<'a> Preparation<'a> {
     fn run(self, log: Log, sync: &mut SyncPipe, attach_pipe: Option<OwnedFd>) -> Result<Launched<'a>> {
         let config = self.config;
+        let notify = match &config.sdnotify_socket {
+            Some(host) => Some(NotifyRelay::bind(config.bundle.as_deref().unwrap_or(Path::new(".")), host)?),
+            None => None,
+        };
         if !config.log.passthrough {
             sys::fd::release_stdio().context(|| "Failed to open /dev/null".into())?;
         }
@@ -126,7 +132,7 @@ impl<'a> Preparation<'a> {
         let (runtime, exec_failure) = runtime::start(config, None, child)?;
         debug!("runtime PID: {runtime}");
         let sync = sync.take();
-        let sources = Sources { poll, signals, ends, attach, sync, log };
+        let sources = Sources { poll, signals, ends, attach, notify, sync, log };
         let monitor = Monitor::new(config, sources, runtime, exec_failure)?;
         if config.log.passthrough {
             sys::fd::release_stdio().context(|| "Failed to open /dev/null".into())?;

@@ -6,6 +6,7 @@
 
 pub mod exit_command;
 pub mod exit_files;
+pub mod oom_files;
 pub mod publish;
 pub mod sync_pipe;
 
@@ -61,6 +62,8 @@ fn publish_exit(
 ) -> u8 {
     // Clients that have everything see the end first, as with conmon.
     monitor.begin_linger();
+    // Before the exit files: whoever sees those looks for this one at once.
+    monitor.look_for_oom();
     let is_published = exit_files::write(config, number);
     if config.is_exec() {
         monitor.sync_pipe().report(number, message);

@@ -8,8 +8,11 @@
 pub mod attach;
 mod event;
 mod lifecycle;
+pub mod notify;
+pub mod oom;
 mod output;
 mod perform;
+pub mod privileges;
 pub mod stdin;
 mod streams;
 mod watch;
@@ -28,6 +31,8 @@ pub use self::lifecycle::Outcome;
 
 use self::attach::{Attach, Progress};
 use self::lifecycle::{Input, Lifecycle};
+use self::notify::NotifyRelay;
+use self::oom::OomWatch;
 use self::perform::KILL_PATIENCE;
 use self::stdin::Stdin;
 use self::streams::Streams;
@@ -37,6 +42,7 @@ use crate::diag::warn;
 use crate::error::{Context, Result, strerror};
 use crate::launch::stdio::MonitorEnds;
 use crate::log::Log;
+use crate::report::oom_files::{OomFiles, report_oom};
 use crate::report::sync_pipe::SyncPipe;
 use crate::sys::process::{ExecFailure, reap};
 use crate::sys::signal::Signals;
@@ -73,6 +79,12 @@ pub struct Monitor<'a> {
     is_log_full: bool,
     attach: Attach,
     stdin: Stdin,
+    /// `None` without `--sdnotify-socket`.
+    notify: Option<NotifyRelay>,
+    /// `None` until the container runs, and where its memory is not accounted.
+    oom: Option<OomWatch>,
+    /// What became of the `oom` files; `None`: none was due.
+    oom_files: Option<OomFiles>,
     /// `None` until the pid is known, and where there is nothing to watch.
     container: Option<Watch>,
     /// `None` once the runtime is known to have been started.
@@ -105,6 +117,7 @@ pub struct Sources {
     pub signals: Signals,
     pub ends: MonitorEnds,
     pub attach: Attach,
+    pub notify: Option<NotifyRelay>,
     pub sync: SyncPipe,
     pub log: Log,
 }
@@ -120,7 +133,7 @@ impl<'a> Monitor<'a> {
         runtime: Pid,
         exec_failure: ExecFailure,
     ) -> Result<Self> {
-        let Sources { poll, signals, ends, attach, sync, log } = sources;
+        let Sources { poll, signals, ends, attach, notify, sync, log } = sources;
         let registry = poll.registry();
         let stdin = match ends.stdin {
             Some(end) => Stdin::pipe(end, config.stdin, Event::Stdin.token()),
@@ -131,6 +144,10 @@ impl<'a> Monitor<'a> {
         attach
             .register(registry, Event::Accept.token())
             .context(|| "Failed to watch the attach socket".into())?;
+        if let Some(relay) = &notify {
+            let watching = relay.register(registry, Event::Notify.token());
+            watching.context(|| "Failed to watch the notify socket".into())?;
+        }
         registry
             .register(&mut SourceFd(&signals.as_fd().as_raw_fd()), Event::Signals.token(), Interest::READABLE)
             .context(|| "Failed to watch signals".into())?;
@@ -144,6 +161,9 @@ impl<'a> Monitor<'a> {
             is_log_full: false,
             attach,
             stdin,
+            notify,
+            oom: None,
+            oom_files: None,
             container: None,
             exec_failure: Some(exec_failure),
             failure: String::new(),
@@ -228,11 +248,9 @@ impl<'a> Monitor<'a> {
             Event::Accept => self.attach.on_listener(self.poll.registry(), now).into(),
             Event::Client => self.on_input(now),
             Event::Log => self.on_log_writable(now),
-            Event::Ctl
-            | Event::Winsz
-            | Event::Console
-            | Event::Notify
-            | Event::OutOfMemory => Turn::Dry,
+            Event::Notify => self.on_notify(),
+            Event::OutOfMemory => self.on_out_of_memory(),
+            Event::Ctl | Event::Winsz | Event::Console => Turn::Dry,
         }
     }
 
@@ -258,6 +276,35 @@ impl<'a> Monitor<'a> {
         self.reap_children();
         self.step(Input::ContainerGone);
         Turn::Dry
+    }
+
+    fn on_notify(&mut self) -> Turn {
+        match self.notify.as_mut().map(NotifyRelay::on_readable) {
+            Some(notify::Turn::More) => Turn::More,
+            Some(notify::Turn::Drained) | None => Turn::Dry,
+        }
+    }
+
+    fn on_out_of_memory(&mut self) -> Turn {
+        if self.oom.as_mut().is_some_and(OomWatch::on_readable) {
+            self.report_oom();
+        }
+        Turn::Dry
+    }
+
+    fn report_oom(&mut self) {
+        if self.oom_files != Some(OomFiles::Written) {
+            self.oom_files =
+                Some(report_oom(self.config.persist_dir.as_deref(), self.config.bundle.as_deref()));
+        }
+    }
+
+    /// The container is gone: what its last event did not tell, the counters may.
+    pub fn look_for_oom(&mut self) {
+        let was_killed = self.oom.as_mut().is_some_and(OomWatch::final_check);
+        if was_killed || self.oom_files == Some(OomFiles::Incomplete) {
+            self.report_oom();
+        }
     }
 
     fn on_stdin_writable(&mut self) -> Turn {

@@ -7,6 +7,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::lifecycle::{Action, Input, Outcome};
+use super::oom::OomWatch;
+use super::privileges;
 use super::streams::{BOTH, watch};
 use super::watch::{POLL_INTERVAL, Watch};
 use super::{Event, Monitor};
@@ -73,6 +75,8 @@ impl Monitor<'_> {
         }
         let now = Instant::now();
         self.watch_container(pid, now);
+        self.watch_memory(pid);
+        privileges::drop_unneeded();
         self.deadlines.timeout = self.config.timeout.map(|timeout| now + timeout);
         // What was held back is the container's output now, and there may be more.
         for stream in BOTH {
@@ -96,6 +100,16 @@ impl Monitor<'_> {
             }
             // Gone already. If it was our child the lifecycle has its status, or reaping brings it.
             None => self.mark(Event::Container),
+        }
+    }
+
+    /// Best effort: a container without a watch runs as well.
+    fn watch_memory(&mut self, pid: Pid) {
+        self.oom = OomWatch::open(pid);
+        if let Some(Err(e)) =
+            self.oom.as_ref().map(|oom| oom.register(self.poll.registry(), Event::OutOfMemory.token()))
+        {
+            debug!("Failed to watch the container's memory: {}", strerror(&e));
         }
     }
 

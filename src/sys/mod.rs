@@ -5,5 +5,6 @@
 pub mod fd;
 pub mod mem;
 pub mod process;
+pub mod securebits;
 pub mod signal;
 pub mod socket;
