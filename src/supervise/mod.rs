@@ -1,4 +1,6 @@
 //! TODO
 
 pub mod attach;
+pub mod console;
+pub mod control;
 pub mod stdin;

@@ -4,3 +4,4 @@
 
 pub mod fd;
 pub mod socket;
+pub mod tty;

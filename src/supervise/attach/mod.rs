@@ -13,7 +13,7 @@ mod queue;
 mod slab;
 mod socket;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::io;
