@@ -25,8 +25,10 @@ use crate::error::{Context, Error, Result};
 use crate::log::Log;
 use crate::report::sync_pipe::{Key, SyncPipe};
 use crate::supervise::attach::{self, Attach, AttachSocket, FileGuard};
+use crate::supervise::console::ConsoleSocket;
+use crate::supervise::control::Fifo;
 use crate::supervise::notify::NotifyRelay;
-use crate::supervise::{FIRST_CLIENT, Monitor, Sources};
+use crate::supervise::{Controls, Event, FIRST_CLIENT, Monitor, Sources, Terminal};
 use crate::sys;
 use crate::sys::process::Side;
 use crate::sys::signal::{DriverMask, Signals};
@@ -116,6 +118,7 @@ impl<'a> Preparation<'a> {
         let poll = Poll::new().context(|| "Failed to create an epoll descriptor".into())?;
         let signals = Signals::open().context(|| "Failed to create signalfd".into())?;
         let (ends, runtime_ends) = stdio::pipes(config)?;
+        let terminal = open_console(config)?;
         let endpoints = Endpoints::open(config)?;
         if let Some(pipe) = attach_pipe {
             // Its own pipe: the parent may connect now.
@@ -129,10 +132,21 @@ impl<'a> Preparation<'a> {
             mask: self.mask,
             oom: self.oom,
         };
-        let (runtime, exec_failure) = runtime::start(config, None, child)?;
+        let console = terminal.console.as_ref().map(ConsoleSocket::socket_path);
+        let (runtime, exec_failure) = runtime::start(config, console, child)?;
         debug!("runtime PID: {runtime}");
         let sync = sync.take();
-        let sources = Sources { poll, signals, ends, attach, notify, sync, log };
+        let sources = Sources {
+            poll,
+            signals,
+            ends,
+            attach,
+            terminal,
+            controls: endpoints.controls,
+            notify,
+            sync,
+            log,
+        };
         let monitor = Monitor::new(config, sources, runtime, exec_failure)?;
         if config.log.passthrough {
             sys::fd::release_stdio().context(|| "Failed to open /dev/null".into())?;
@@ -141,11 +155,22 @@ impl<'a> Preparation<'a> {
     }
 }
 
+/// The socket on which the runtime will hand over the terminal, if there is to be one.
+fn open_console(config: &Config) -> Result<Terminal> {
+    if !config.terminal {
+        return Ok(Terminal::default());
+    }
+    let tmpdir = std::env::var_os("TMPDIR");
+    let console = ConsoleSocket::new(tmpdir.as_deref(), Event::Console.token())?;
+    Ok(Terminal::behind(console))
+}
+
 /// What clients of the container find in the bundle and in the socket directory.
 #[derive(Debug, Default)]
 struct Endpoints {
     socket: Option<AttachSocket>,
     link: Option<FileGuard>,
+    controls: Controls,
 }
 
 impl Endpoints {
@@ -158,7 +183,9 @@ impl Endpoints {
             Some(cuuid) if !config.full_attach => Some(attach::link(&config.socket_dir, cuuid, bundle)?),
             _ => None,
         };
-        Ok(Self { socket: Some(attach::listen_in(bundle)?), link })
+        let socket = Some(attach::listen_in(bundle)?);
+        let controls = Controls { ctl: Some(Fifo::ctl(bundle)?), winsz: Some(Fifo::winsz(bundle)?) };
+        Ok(Self { socket, link, controls })
     }
 }
 

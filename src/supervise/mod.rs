@@ -6,6 +6,8 @@
 //! allowed stays in `ready`, and while anything is there the loop does not wait.
 
 pub mod attach;
+pub mod console;
+pub mod control;
 mod event;
 mod lifecycle;
 pub mod notify;
@@ -15,6 +17,7 @@ mod perform;
 pub mod privileges;
 pub mod stdin;
 mod streams;
+mod terminal;
 mod watch;
 
 use std::io::ErrorKind;
@@ -28,8 +31,10 @@ use nix::unistd::Pid;
 
 pub use self::event::{Event, FIRST_CLIENT};
 pub use self::lifecycle::Outcome;
+pub use self::terminal::{Controls, Terminal};
 
 use self::attach::{Attach, Progress};
+use self::console::ConsoleSocket;
 use self::lifecycle::{Input, Lifecycle};
 use self::notify::NotifyRelay;
 use self::oom::OomWatch;
@@ -79,6 +84,8 @@ pub struct Monitor<'a> {
     is_log_full: bool,
     attach: Attach,
     stdin: Stdin,
+    terminal: Terminal,
+    controls: Controls,
     /// `None` without `--sdnotify-socket`.
     notify: Option<NotifyRelay>,
     /// `None` until the container runs, and where its memory is not accounted.
@@ -117,6 +124,8 @@ pub struct Sources {
     pub signals: Signals,
     pub ends: MonitorEnds,
     pub attach: Attach,
+    pub terminal: Terminal,
+    pub controls: Controls,
     pub notify: Option<NotifyRelay>,
     pub sync: SyncPipe,
     pub log: Log,
@@ -133,7 +142,7 @@ impl<'a> Monitor<'a> {
         runtime: Pid,
         exec_failure: ExecFailure,
     ) -> Result<Self> {
-        let Sources { poll, signals, ends, attach, notify, sync, log } = sources;
+        let Sources { poll, signals, ends, attach, terminal, controls, notify, sync, log } = sources;
         let registry = poll.registry();
         let stdin = match ends.stdin {
             Some(end) => Stdin::pipe(end, config.stdin, Event::Stdin.token()),
@@ -144,6 +153,13 @@ impl<'a> Monitor<'a> {
         attach
             .register(registry, Event::Accept.token())
             .context(|| "Failed to watch the attach socket".into())?;
+        if let Some(console) = &terminal.console {
+            console.register(registry).context(|| "Failed to watch the console socket".into())?;
+        }
+        for (fifo, event) in [(&controls.ctl, Event::Ctl), (&controls.winsz, Event::Winsz)] {
+            let watching = fifo.as_ref().map_or(Ok(()), |fifo| fifo.register(registry, event.token()));
+            watching.context(|| "Failed to watch a control fifo".into())?;
+        }
         if let Some(relay) = &notify {
             let watching = relay.register(registry, Event::Notify.token());
             watching.context(|| "Failed to watch the notify socket".into())?;
@@ -161,6 +177,8 @@ impl<'a> Monitor<'a> {
             is_log_full: false,
             attach,
             stdin,
+            terminal,
+            controls,
             notify,
             oom: None,
             oom_files: None,
@@ -250,7 +268,8 @@ impl<'a> Monitor<'a> {
             Event::Log => self.on_log_writable(now),
             Event::Notify => self.on_notify(),
             Event::OutOfMemory => self.on_out_of_memory(),
-            Event::Ctl | Event::Winsz | Event::Console => Turn::Dry,
+            Event::Ctl | Event::Winsz => self.on_control(event, now),
+            Event::Console => self.on_console(now),
         }
     }
 
@@ -331,7 +350,9 @@ impl<'a> Monitor<'a> {
 
     /// How long nothing is due by time; `None`: nothing ever.
     fn time_left(&self) -> Option<Duration> {
-        let due = self.deadlines.all().into_iter().chain([self.attach.next_deadline()]).flatten().min()?;
+        let console = self.terminal.console.as_ref().and_then(ConsoleSocket::next_deadline);
+        let due =
+            self.deadlines.all().into_iter().chain([self.attach.next_deadline(), console]).flatten().min()?;
         Some(due.saturating_duration_since(Instant::now()))
     }
 
@@ -349,6 +370,10 @@ impl<'a> Monitor<'a> {
         if is_due(&mut self.deadlines.quiet, now) {
             self.streams.shed();
             self.log.shed();
+        }
+        if self.terminal.console.as_ref().and_then(ConsoleSocket::next_deadline).is_some_and(|due| due <= now)
+        {
+            self.mark(Event::Console);
         }
         if self.attach.next_deadline().is_some_and(|due| due <= now) {
             if self.attach.on_deadline(self.poll.registry(), now) == Progress::More {

@@ -49,7 +49,9 @@ impl Monitor<'_> {
 
     /// The pid that the runtime wrote. `None` with the reason in `failure` when it did not start anything.
     fn read_pid_file(&mut self) -> Option<Pid> {
-        if self.config.terminal && self.streams.get(Stream::Stdout).is_none() {
+        // It may have been sent in the runtime's last moment.
+        self.on_console(Instant::now());
+        if self.config.terminal && !self.has_terminal() {
             self.failure = "Runtime did not set up terminal".into();
             return None;
         }

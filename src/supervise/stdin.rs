@@ -205,3 +205,139 @@ impl Stdin {
         self.end = End::Closed;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::fd::BorrowedFd;
+    use std::time::{Duration, Instant};
+
+    use mio::{Events, Poll};
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use nix::pty::openpty;
+    use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+    use nix::unistd::pipe2;
+
+    use super::*;
+
+    const TOKEN: Token = Token(1);
+
+    fn set_nonblocking(fd: BorrowedFd<'_>) {
+        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    }
+
+    fn pipe(policy: StdinPolicy) -> (Stdin, File) {
+        let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+        (Stdin::pipe(writer, policy, TOKEN), File::from(reader))
+    }
+
+    fn give(stdin: &mut Stdin, poll: &Poll, bytes: &[u8]) {
+        stdin.packet_buffer()[..bytes.len()].copy_from_slice(bytes);
+        stdin.deliver(bytes.len(), poll.registry());
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len as u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).take(len).collect()
+    }
+
+    /// Moves `data` through `stdin` in packets of `packet` bytes to a reader that never hurries.
+    fn moves_all(stdin: &mut Stdin, poll: &mut Poll, reader: &mut File, packet: usize) {
+        let data = pattern(600_000);
+        let (mut rest, mut seen, mut buffer) = (&data[..], Vec::new(), [0; 3000]);
+        let mut events = Events::with_capacity(8);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while seen.len() < data.len() {
+            assert!(Instant::now() < deadline, "stuck at {}", seen.len());
+            if stdin.intake() == Intake::Take && !rest.is_empty() {
+                let (now, later) = rest.split_at(packet.min(rest.len()));
+                give(stdin, poll, now);
+                rest = later;
+                continue;
+            }
+            if let Ok(len) = reader.read(&mut buffer) {
+                seen.extend_from_slice(&buffer[..len]);
+            }
+            poll.poll(&mut events, Some(Duration::from_millis(1))).unwrap();
+            if !events.is_empty() {
+                stdin.on_writable(poll.registry());
+            }
+        }
+        assert!(seen == data && !stdin.is_waiting());
+    }
+
+    #[test]
+    fn every_byte_passes_a_pipe() {
+        for packet in [1000, 4096, PACKET_MAX] {
+            let (mut stdin, mut reader) = pipe(StdinPolicy::KeepOpen);
+            moves_all(&mut stdin, &mut Poll::new().unwrap(), &mut reader, packet);
+        }
+    }
+
+    #[test]
+    fn every_byte_passes_a_terminal() {
+        let pty = openpty(None, None).unwrap();
+        let mut settings = tcgetattr(&pty.slave).unwrap();
+        cfmakeraw(&mut settings);
+        tcsetattr(&pty.slave, SetArg::TCSANOW, &settings).unwrap();
+        set_nonblocking(pty.master.as_fd());
+        set_nonblocking(pty.slave.as_fd());
+        let mut poll = Poll::new().unwrap();
+        let mut stdin = Stdin::terminal(TOKEN);
+        stdin.on_console(pty.master, poll.registry());
+        moves_all(&mut stdin, &mut poll, &mut File::from(pty.slave), PACKET_MAX);
+    }
+
+    #[test]
+    fn nothing_is_watched_unless_something_waits() {
+        let (mut stdin, mut reader) = pipe(StdinPolicy::KeepOpen);
+        let mut poll = Poll::new().unwrap();
+        give(&mut stdin, &poll, b"small");
+        assert!(!stdin.armed);
+        while stdin.intake() == Intake::Take {
+            give(&mut stdin, &poll, &[0; PACKET_MAX]);
+        }
+        assert!(stdin.armed && stdin.is_waiting());
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::from_millis(20))).unwrap();
+        assert!(events.is_empty(), "a container that does not read costs nothing");
+        while reader.read(&mut [0; 65536]).is_ok() {}
+        poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+        assert!(!events.is_empty());
+        stdin.on_writable(poll.registry());
+        assert!(!stdin.armed && stdin.intake() == Intake::Take);
+        stdin.shed();
+        assert_eq!(stdin.packet.capacity(), 0);
+    }
+
+    #[test]
+    fn a_container_that_closes_its_stdin_while_input_waits_ends_it() {
+        let (mut stdin, reader) = pipe(StdinPolicy::CloseWithClient);
+        let mut poll = Poll::new().unwrap();
+        while stdin.intake() == Intake::Take {
+            give(&mut stdin, &poll, &[0; PACKET_MAX]);
+        }
+        drop(reader);
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+        assert!(!events.is_empty());
+        stdin.on_writable(poll.registry());
+        assert_eq!(stdin.intake(), Intake::Drop);
+        assert!(!stdin.is_waiting());
+    }
+
+    #[test]
+    fn the_end_of_a_clients_input_closes_a_pipe_only_and_only_by_policy() {
+        let poll = Poll::new().unwrap();
+        for (policy, closed) in [(StdinPolicy::CloseWithClient, true), (StdinPolicy::KeepOpen, false)] {
+            let (mut stdin, mut reader) = pipe(policy);
+            stdin.on_client_end(poll.registry());
+            assert_eq!(reader.read(&mut [0]).is_ok(), closed);
+            assert_eq!(stdin.intake(), if closed { Intake::Drop } else { Intake::Take });
+        }
+        let mut terminal = Stdin::terminal(TOKEN);
+        terminal.on_client_end(poll.registry());
+        assert_eq!(terminal.intake(), Intake::Take);
+        assert_eq!(Stdin::none(TOKEN).intake(), Intake::Drop);
+    }
+}

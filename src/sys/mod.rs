@@ -8,3 +8,4 @@ pub mod process;
 pub mod securebits;
 pub mod signal;
 pub mod socket;
+pub mod tty;

@@ -13,7 +13,7 @@ mod queue;
 mod slab;
 mod socket;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -101,13 +101,13 @@ enum Accepting {
 
 impl Attach {
     /// `listener` is `None` for a container without an attach socket. Clients get the tokens from `first_client` on,
-    /// all of which must be free. `stall_limit` is `CONMON_ATTACH_STALL_TIMEOUT`.
+    /// all of which must be free. `stall_limit` is `CONMON_ATTACH_STALL_TIMEOUT`; 0 is no limit.
     pub fn new(listener: Option<OwnedFd>, first_client: Token, stall_limit: Option<Duration>) -> Self {
         Self {
             listener,
             clients: Slab::new(first_client, CLIENTS_MAX),
             readable: VecDeque::new(),
-            stall_limit,
+            stall_limit: stall_limit.filter(|limit| !limit.is_zero()),
             accepting: Accepting::Yes,
             lingering: false,
         }
