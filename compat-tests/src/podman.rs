@@ -8,9 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::deadline;
 use crate::image::{self, program};
+use crate::observe;
 use crate::session::{Input, Outcome, Session, run};
 use crate::transcript::Transcript;
 use crate::twin::Side;
@@ -25,9 +27,6 @@ pub struct Podman {
     /// Added to podman's environment.
     pub env: Vec<(String, String)>,
 }
-
-/// A file that a container left: its type as ls(1) prints it, its mode, and its path below the fixture.
-type Entry = String;
 
 impl Podman {
     /// A fresh podman with [`IMAGE`], recording into `transcript` with its own directory masked.
@@ -147,26 +146,19 @@ runtime = "runc"
         self.call(&events).exits(0).stdout_text().lines().map(str::to_owned).collect()
     }
 
-    /// Asks `probe` until it has an answer.
-    pub fn until<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            if let Some(answer) = probe() {
-                return answer;
-            }
-            assert!(Instant::now() < deadline, "gave up waiting for {what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    /// Asks `probe` until it has an answer. podman itself takes its time on a busy machine.
+    pub fn until<T>(&self, what: &str, probe: impl FnMut() -> Option<T>) -> T {
+        deadline::try_until(deadline::scaled(Duration::from_secs(30)), probe)
+            .unwrap_or_else(|| panic!("gave up waiting for {what}"))
     }
 
-    /// The files of containers and the exit files, with ids left as they are; storage's own files are left out.
-    pub fn files(&self) -> Vec<Entry> {
+    /// The files of containers and the exit files, as [`observe::files`]; storage's own files are left out.
+    pub fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         for directory in ["root/vfs-containers", "run/vfs-containers", "tmp/exits"] {
-            list(&self.dir, &self.dir.join(directory), &mut found);
+            found.extend(observe::files(&self.dir, &self.dir.join(directory), &[]));
         }
         found.retain(|entry| !entry.contains("containers.json") && !entry.contains("containers.lock"));
-        found.sort();
         found
     }
 
@@ -230,28 +222,6 @@ fn run_arguments<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
     args.extend(options);
     args.extend([IMAGE, "sh", "-c", script]);
     args
-}
-
-fn list(base: &Path, directory: &Path, found: &mut Vec<Entry>) {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
-        let kind = metadata.file_type();
-        let letter = match () {
-            () if kind.is_dir() => 'd',
-            () if kind.is_symlink() => 'l',
-            () if kind.is_socket() => 's',
-            () if kind.is_fifo() => 'p',
-            () => '-',
-        };
-        let path = entry.path();
-        let mode = metadata.permissions().mode() & 0o7777;
-        found.push(format!("{} {letter} {mode:o}", path.strip_prefix(base).unwrap().display()));
-        if kind.is_dir() {
-            list(base, &path, found);
-        }
-    }
 }
 
 /// Takes away what a killed podman left mounted.

@@ -18,7 +18,9 @@ use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// A single program in a test takes well under a second on an idle machine.
+use crate::deadline::scaled;
+
+/// A single program in a test takes well under a second on an idle machine; stretched as [`scaled`] says.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of output a stream may have.
 const OUTPUT_MAX: usize = 256 << 20;
@@ -96,7 +98,7 @@ impl Session {
             terminal,
             child,
             status: None,
-            deadline: Instant::now() + DEADLINE,
+            deadline: Instant::now() + scaled(DEADLINE),
         };
         for file in [&this.stdin, &this.stdout.file, &this.stderr.file].into_iter().flatten() {
             set_non_blocking(file);

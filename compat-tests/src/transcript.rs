@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 
 use crate::session::Outcome;
 
+/// Characters of a differing section that a failure shows.
+const SHOWN: usize = 600;
+
 /// The sections in the order in which they were recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Transcript {
@@ -70,14 +73,27 @@ pub fn differences(original: &Transcript, ours: &Transcript) -> Vec<(String, Str
     let differing = names.into_iter().filter(|name| find(original, name) != find(ours, name));
     differing
         .map(|name| {
+            let [theirs, own] = [original, ours]
+                .map(|transcript| find(transcript, name).unwrap_or_else(|| "(no such section)".into()));
+            let start = start_of_difference(&theirs, &own);
             let mut text = String::new();
-            for (who, transcript) in [("original", original), ("ours", ours)] {
-                let section = find(transcript, name).unwrap_or_else(|| "(no such section)".into());
-                let _ = writeln!(text, "  {who}: {section:?}");
+            for (who, section) in [("original", theirs), ("ours", own)] {
+                let shown: String = section.chars().skip(start).take(SHOWN).collect();
+                let _ = writeln!(
+                    text,
+                    "  {who} from character {start} of {}: {shown:?}",
+                    section.chars().count()
+                );
             }
             (name.clone(), text)
         })
         .collect()
+}
+
+/// Where to begin to show two long texts, so that their first difference is seen in its surroundings.
+fn start_of_difference(left: &str, right: &str) -> usize {
+    let same = left.chars().zip(right.chars()).take_while(|(left, right)| left == right).count();
+    if left.len().max(right.len()) <= SHOWN { 0 } else { same.saturating_sub(60) }
 }
 
 /// Hexadecimal words of the lengths that container tools use for ids: 64, and 12 when they are not all digits.

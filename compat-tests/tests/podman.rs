@@ -134,7 +134,6 @@ fn directory_as_command() {
 #[test]
 fn other_failures_of_the_runtime() {
     podman_twin!(|podman, seen| {
-        // runc says nothing of a missing file here, so podman takes it for its own kind of failure.
         let refused = podman.call(&["run", "--oom-score-adj", "5000", IMAGE, "true"]);
         assert_ne!(refused.code, 0);
         seen.outcome("bad option", &refused);
@@ -191,7 +190,11 @@ fn stop_after_the_grace() {
         podman.run(&["-d", "--name", "c"], STUBBORN).exits(0);
         seen.outcome("stop", &podman.call(&["stop", "-t", "1", "c"]).exits(0));
         assert_eq!(podman.wait_for_end("c"), 137);
-        seen.add("events", podman.events("c").join(" "));
+        // The exit command and `stop` both clean up; which of them finds something to do is chance.
+        let mut events = podman.events("c");
+        events.retain(|event| event != "stop");
+        events.dedup();
+        seen.add("events", events.join(" "));
     });
 }
 
@@ -218,8 +221,9 @@ fn logs_of_both_streams() {
         assert_eq!(logs.stdout_text().lines().count(), 501);
         assert_eq!(logs.stderr_text().lines().count(), 500);
         seen.outcome("logs", &logs);
-        // The last record is stdout's, read after everything else.
-        seen.outcome("tail", &podman.call(&["logs", "--tail", "1", "c"]).exits(0));
+        // Which stream's records come last is chance, so the end is looked at with one stream only.
+        podman.run(&["--name", "tail"], "seq 100; printf end").exits(0);
+        seen.outcome("tail", &podman.call(&["logs", "--tail", "3", "tail"]).exits(0));
         seen.outcome("tail 0", &podman.call(&["logs", "--tail", "0", "c"]).exits(0).prints(""));
     });
 }
@@ -304,9 +308,11 @@ fn log_path_and_refused_tag() {
         let option = format!("path={}", path.display());
         podman.run(&["--log-opt", &option], "echo here").exits(0);
         seen.add("log", std::fs::read_to_string(path).unwrap());
+        // What podman says besides depends on whether it still reached the monitor with its start byte.
         let tagged = podman.run(&["--log-opt", "tag=x"], "echo never");
         assert_ne!(tagged.code, 0);
-        seen.outcome("tag", &tagged);
+        let refusal = tagged.stderr_text().contains("k8s-file doesn't support --log-tag");
+        assert!(refusal, "{tagged:?}");
     });
 }
 
