@@ -2,7 +2,8 @@
 //!
 //! Without `CONMON_UNDER_TEST` a test runs on ours and must pass. With it the test runs on that program: it must pass
 //! there as well, which proves that it tests conmon's behaviour; unless `known-differences` lists it for the version at
-//! hand, then it must fail, so that a difference that has vanished does not stay on the list.
+//! hand, then it must fail, so that a difference that has vanished does not stay on the list. The side-by-side tests
+//! ([`crate::twin`]) list single sections of their transcripts in the same way, as `test/section`.
 
 use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -49,10 +50,10 @@ pub fn run(place: &str, body: impl FnOnce()) {
 #[derive(Clone, Copy, Debug)]
 pub struct Broken;
 
-type Version = (u32, u32, u32);
+pub(crate) type Version = (u32, u32, u32);
 
 /// The version that `program` reports.
-fn version(program: &Path) -> Version {
+pub(crate) fn version(program: &Path) -> Version {
     static VERSION: OnceLock<Version> = OnceLock::new();
     *VERSION.get_or_init(|| {
         let output = Command::new(program).arg("--version").output().expect("conmon --version");
@@ -104,13 +105,24 @@ fn applies(versions: &str, version: Version) -> bool {
     })
 }
 
-/// Names of listed tests that no file of `folder` defines.
+/// The sections in which the transcripts of the side-by-side test `name` are expected to differ from `version`'s:
+/// entries are named `test/section` there.
+pub(crate) fn listed_sections(name: &str, version: Version) -> Vec<&'static str> {
+    let here = entries(LIST).filter(|entry| applies(entry.1, version));
+    here.filter_map(|entry| entry.0.strip_prefix(name)?.strip_prefix('/')).collect()
+}
+
+/// Names of listed tests that no file of `folders` defines.
 #[must_use]
-pub fn orphans(folder: &Path) -> Vec<String> {
+pub fn orphans(folders: &[&Path]) -> Vec<String> {
     let exists = |name: &str| {
-        let (file, function) = name.split_once("::").unwrap_or_default();
-        let source = std::fs::read_to_string(folder.join(OsStr::new(file)).with_extension("rs"));
-        source.is_ok_and(|text| text.contains(&format!("fn {function}()")))
+        let mut parts = name.split('/').next().unwrap_or_default().split("::");
+        let file = parts.next().unwrap_or_default();
+        let function = parts.last().unwrap_or_default();
+        folders.iter().any(|folder| {
+            let source = std::fs::read_to_string(folder.join(OsStr::new(file)).with_extension("rs"));
+            source.is_ok_and(|text| text.contains(&format!("fn {function}()")))
+        })
     };
     entries(LIST).map(|entry| entry.0).filter(|name| !exists(name)).map(str::to_owned).collect()
 }
@@ -144,7 +156,7 @@ mod tests {
 
     #[test]
     fn every_listed_test_exists() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
-        assert_eq!(orphans(&folder), Vec::<String>::new());
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(orphans(&[&here.join("../tests"), &here.join("tests")]), Vec::<String>::new());
     }
 }

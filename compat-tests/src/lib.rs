@@ -20,9 +20,16 @@ pub mod channel;
 pub mod command;
 pub mod deadline;
 pub mod differences;
+pub mod image;
 pub mod monitor;
+pub mod observe;
+pub mod podman;
 pub mod process;
+pub mod runc;
+pub mod session;
 pub mod standin;
+pub mod transcript;
+pub mod twin;
 pub mod watch;
 
 pub use attach::AttachClient;
