@@ -5,6 +5,7 @@
 pub mod fd;
 pub mod mem;
 pub mod process;
+pub mod scratch;
 pub mod securebits;
 pub mod signal;
 pub mod socket;
