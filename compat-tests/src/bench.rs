@@ -186,7 +186,6 @@ impl Bench {
     }
 
     /// Waits for `path` and gives its content.
-    #[must_use]
     pub fn wait_file(&self, path: &Path) -> String {
         let bytes = deadline::until(&format!("file {}", path.display()), || std::fs::read(path).ok());
         String::from_utf8_lossy(&bytes).into_owned()

@@ -58,7 +58,7 @@ impl<'b> MonitorCommand<'b> {
             attach: None,
             extra: Vec::new(),
             stdio: [Stdio::Null, Stdio::File(bench.path("out")), Stdio::File(bench.path("err"))],
-            umask: 0o077,
+            umask: 0o022,
             ignored: Vec::new(),
             blocked: Vec::new(),
         }
@@ -217,7 +217,7 @@ impl<'b> MonitorCommand<'b> {
         self
     }
 
-    /// The umask the driver had (the standard is 077).
+    /// The umask the driver had (the standard is 022).
     #[must_use]
     pub fn umask(mut self, mask: u32) -> Self {
         self.umask = mask;
@@ -380,7 +380,9 @@ impl Image {
             let size = libc::rlimit { rlim_cur: LOG_CAP, rlim_max: LOG_CAP };
             libc::setrlimit(libc::RLIMIT_FSIZE, &size);
             // The test harness ignores SIGPIPE; drivers don't hand that down.
-            let _ = nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigDfl);
+            for signal in Signal::iterator() {
+                let _ = nix::sys::signal::signal(signal, SigHandler::SigDfl);
+            }
             for signal in &self.ignored {
                 let _ = nix::sys::signal::signal(*signal, SigHandler::SigIgn);
             }

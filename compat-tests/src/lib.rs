@@ -30,6 +30,7 @@ pub mod session;
 pub mod standin;
 pub mod transcript;
 pub mod twin;
+pub mod watch;
 
 pub use attach::AttachClient;
 pub use bench::{Bench, LogLine};
@@ -37,3 +38,4 @@ pub use channel::{End, Kind, Report};
 pub use command::MonitorCommand;
 pub use monitor::{Ended, Monitor};
 pub use process::Process;
+pub use watch::Watch;

@@ -119,9 +119,14 @@ impl<'b> Monitor<'b> {
     /// Runs a container through to its end: report, exit file, death of the monitor. The report and the exit file.
     pub fn finish(mut self) -> (Report, String) {
         let report = self.report();
+        (report, self.finish_rest())
+    }
+
+    /// The same when the report has been read already: the exit file's content.
+    pub fn finish_rest(self) -> String {
         let exit = self.bench.wait_exit_file();
         self.wait();
-        (report, exit)
+        exit
     }
 
     /// What the program printed to stderr before it let go of it.

@@ -2,7 +2,7 @@
 //!
 //! `create` and `restore` obey `<bundle>/script`, `exec` obeys `<process spec>.script`. A script has one verb a line;
 //! the lines after `payload` are for the container's process, which that verb forks into a session of its own. When the
-//! runtime's part ends it writes the pid file and exits 0. Paths are relative to the bench; in texts `\n`, `\r`, `\t`,
+//! runtime's part ends it writes the pid file (a new file, renamed, as runc does) and exits 0. Paths are relative to the bench; in texts `\n`, `\r`, `\t`,
 //! `\0`, `\\` and `\xHH` stand for bytes.
 //!
 //! | verb | effect |
@@ -87,7 +87,9 @@ pub fn main() -> i32 {
         (Pidfile::Payload, Some(pid)) => pid.to_string().into_bytes(),
         (Pidfile::None, _) | (Pidfile::Payload, None) => return 0,
     };
-    i32::from(std::fs::write(&call.pidfile, text).is_err()) * BROKEN
+    let temporary = call.pidfile.with_extension("new");
+    let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &call.pidfile));
+    i32::from(written.is_err()) * BROKEN
 }
 
 enum Pidfile {

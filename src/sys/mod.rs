@@ -3,3 +3,9 @@
 #![allow(unsafe_code)]
 
 pub mod fd;
+pub mod mem;
+pub mod process;
+pub mod securebits;
+pub mod signal;
+pub mod socket;
+pub mod tty;

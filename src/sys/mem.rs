@@ -1,0 +1,97 @@
+//! Anonymous memory that costs nothing until it is used, and can be given back without being unmapped.
+//!
+//! A monitor is idle for most of its life. Its buffers are mapped once, get their pages when a stream is busy, and
+//! lose them again through [`Mapping::discard`] when it falls quiet; the heap would keep them.
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
+
+/// Private memory of a fixed size, zero wherever it was not written.
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    /// Maps at least `len` bytes; no page is touched.
+    ///
+    /// # Errors
+    /// As mmap(2): the address space or the number of mappings is used up.
+    pub fn new(len: usize) -> io::Result<Self> {
+        let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new private mapping at an address of the kernel's choice aliases nothing.
+        let start = unsafe {
+            mman::mmap_anonymous(
+                None,
+                size,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+            )
+        }?;
+        Ok(Self { start: start.cast(), len })
+    }
+
+    /// Gives the pages back: the contents are zero afterwards.
+    pub fn discard(&mut self) {
+        // SAFETY: the range is exactly our mapping, and `&mut self` rules out that anybody looks at it. Anonymous
+        // private pages read as zero after MADV_DONTNEED, which is a valid value of every u8.
+        let _ = unsafe { mman::madvise(self.start.cast(), self.len, MmapAdvise::MADV_DONTNEED) };
+    }
+}
+
+impl Deref for Mapping {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: start and len are a live, readable mapping that only `self` owns; anonymous memory is initialised.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Mapping {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` makes the borrow exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, still mapped, and no borrow outlives `self`.
+        let _ = unsafe { mman::munmap(self.start.cast(), self.len) };
+    }
+}
+
+// SAFETY: the memory is plain bytes that this value owns alone, wherever it is used from.
+unsafe impl Send for Mapping {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_gone_after_discard() {
+        let mut map = Mapping::new(100_000).unwrap();
+        assert!(map.iter().all(|&b| b == 0));
+        map.fill(7);
+        assert_eq!(map[99_999], 7);
+        map.discard();
+        assert!(map.iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn an_empty_mapping_is_refused() {
+        assert!(Mapping::new(0).is_err());
+    }
+}
