@@ -71,7 +71,11 @@ fn run(words: &[OsString], inherited: &mut Inherited) -> Result<ExitCode> {
     let log = log::Log::open(&config.log, &config.identity())?;
     config.log.check_tags()?;
     match launch::launch(&config, log, inherited)? {
-        Role::Parent => Ok(ExitCode::SUCCESS),
+        Role::Parent(Ok(())) => Ok(ExitCode::SUCCESS),
+        Role::Parent(Err(error)) => {
+            print_error(&error);
+            Ok(ExitCode::FAILURE)
+        }
         Role::Monitor(mut launched) => {
             let outcome = launched.monitor.run();
             Ok(report::finish(&config, outcome, *launched, std::mem::take(inherited)).into())

@@ -7,18 +7,13 @@ use crate::error::{Context, Result};
 use crate::report::publish;
 use crate::sys::process::{Side, fork};
 
-/// Forks; the parent tells the driver the monitor's pid by file and is done. It does not wait for the runtime.
-///
-/// The monitor goes on even where the pidfile can't be written; then the parent's status tells (conmon.c:main).
+/// Leaves the monitor behind as a process of its own. The parent side has nothing more to wait for, not even the
+/// runtime.
 ///
 /// # Errors
-/// As fork(2); in the parent also a pidfile that can't be written.
-pub(super) fn daemonise(pidfile: Option<&Path>) -> Result<Side> {
-    let side = fork().context(|| "Failed to fork the create command".into())?;
-    if let Side::Parent { child } = &side {
-        write_pidfile(pidfile, child.as_raw())?;
-    }
-    Ok(side)
+/// As fork(2).
+pub(super) fn daemonise() -> Result<Side> {
+    fork().context(|| "Failed to fork the create command".into())
 }
 
 /// Tells the driver the pid of the monitor.

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mio::{Poll, Token};
+use nix::errno::Errno;
 
 use self::oom_score::OomScore;
 use self::parent::Inherited;
@@ -36,8 +37,9 @@ use crate::sys::signal::{DriverMask, Signals};
 /// Which process a launch returned in.
 #[derive(Debug)]
 pub enum Role<'a> {
-    /// The one the driver started. Its work is done.
-    Parent,
+    /// The one the driver started. Its work is done but for the monitor's pidfile; the monitor goes on without that
+    /// file, so an error is the parent's alone, and nothing for the sync pipe.
+    Parent(Result<()>),
     Monitor(Box<Launched<'a>>),
 }
 
@@ -67,8 +69,8 @@ pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Re
     }
     if config.sync {
         daemon::write_pidfile(config.conmon_pidfile.as_deref(), nix::unistd::getpid().as_raw())?;
-    } else if let Side::Parent { .. } = daemon::daemonise(config.conmon_pidfile.as_deref())? {
-        return Ok(Role::Parent);
+    } else if let Side::Parent { child } = daemon::daemonise()? {
+        return Ok(Role::Parent(daemon::write_pidfile(config.conmon_pidfile.as_deref(), child.as_raw())));
     }
     // From here on a signal waits until the loop reads it, so whatever is made below is cleaned up.
     let mask = sys::signal::block().context(|| "Failed to block signals".into())?;
@@ -91,7 +93,8 @@ fn attach_pipe(config: &Config, inherited: &mut Inherited) -> Result<Option<Owne
         return Ok(None);
     }
     if std::env::var_os("_OCI_ATTACHPIPE").is_none() {
-        return Err(Error::message("--attach specified but _OCI_ATTACHPIPE was not"));
+        // conmon: prints whatever errno happens to be behind this.
+        return Err(Error::os("--attach specified but _OCI_ATTACHPIPE was not", Errno::ENOENT));
     }
     inherited.adopt("_OCI_ATTACHPIPE")
 }

@@ -30,7 +30,9 @@ pub fn finish(config: &Config, outcome: Outcome, launched: Launched<'_>, inherit
     let status = match outcome {
         Outcome::NotStarted(_) => {
             // conmon: leaves the socket behind where nothing was started.
-            attach_file.map(|file| file.keep());
+            if let Some(file) = attach_file {
+                file.keep();
+            }
             FAILED
         }
         Outcome::Exited(status) => {

@@ -274,7 +274,7 @@ impl<'a> Monitor<'a> {
     }
 
     fn on_signals(&mut self) -> Turn {
-        while let Some(signal) = self.signals.next() {
+        while let Some(signal) = self.signals.take_next() {
             // CHLD says that there is something to reap, which is looked for below whatever the signal was.
             if signal != Signal::SIGCHLD {
                 self.step(Input::Signal(signal));

@@ -132,9 +132,7 @@ impl Monitor<'_> {
     }
 
     fn end_of(&mut self, stream: Stream, now: Instant) -> Turn {
-        if !self.lifecycle.is_creating() {
-            self.deliver_all(stream, false, now);
-        }
+        self.deliver_all(stream, false, now);
         self.streams.close(stream, self.poll.registry());
         Turn::Dry
     }
@@ -152,7 +150,10 @@ impl Monitor<'_> {
             match output.fill() {
                 Ok(Fill::More | Fill::Last) => {}
                 Ok(Fill::Dry) => return Turn::Dry,
-                Ok(Fill::End) | Err(_) => return self.end_of(stream, now),
+                Ok(Fill::End) | Err(_) => {
+                    self.streams.close(stream, self.poll.registry());
+                    return Turn::Dry;
+                }
             }
         }
         Turn::More

@@ -94,8 +94,8 @@ impl Environment {
     #[must_use]
     pub fn with_child_pid_in(mut self, name: &str) -> Self {
         let prefix = format!("{name}=");
-        // SAFETY: each entry is a NUL-terminated string of the environment, which nobody changes.
         let starts = |&entry: &*const c_char| {
+            // SAFETY: each entry is a NUL-terminated string of the environment, which nobody changes.
             unsafe { CStr::from_ptr(entry) }.to_bytes().starts_with(prefix.as_bytes())
         };
         if let Some(index) = self.entries.iter().position(starts) {

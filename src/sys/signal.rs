@@ -85,7 +85,7 @@ impl Signals {
     }
 
     /// The next pending signal, `None` when there is none.
-    pub fn next(&mut self) -> Option<Signal> {
+    pub fn take_next(&mut self) -> Option<Signal> {
         let info = self.0.read_signal().ok().flatten()?;
         Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
     }
