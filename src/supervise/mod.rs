@@ -13,6 +13,7 @@ mod lifecycle;
 pub mod notify;
 pub mod oom;
 mod output;
+mod pace;
 mod perform;
 pub mod privileges;
 pub mod stdin;
