@@ -377,6 +377,11 @@ impl<T: Target> K8s<T> {
         }
     }
 
+    /// Counts bytes that never came here.
+    pub fn lose_bytes(&mut self, stream: Stream, bytes: &[u8]) {
+        self.loss.add(stream, Count::of(bytes), &Errno::EAGAIN.into());
+    }
+
     /// As [`super::Log::reopen`].
     pub fn reopen(&mut self) {
         if !self.target.is_regular() {

@@ -2,5 +2,6 @@
 
 #![allow(unsafe_code)]
 
+pub mod datagram;
 pub mod fd;
 pub mod mem;
