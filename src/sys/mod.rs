@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod datagram;
 pub mod fd;
 pub mod mem;
 pub mod process;
