@@ -107,6 +107,21 @@ fn a_packet_of_32_kib_arrives_whole() {
 }
 
 #[test]
+fn stdin_stays_open_while_nobody_is_attached() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let monitor = running(&bench, &["-i"], "cat input\nexit 3");
+        bench.wait_file(&bench.path("input"));
+        deadline::holds("the container waits", Duration::from_millis(80), || monitor.container().alive());
+        let client = monitor.attach();
+        client.send(b"at last");
+        client.half_close();
+        assert_eq!(monitor.finish_rest(), "3");
+        assert_eq!(bench.wait_file(&bench.path("input")), "at last");
+    });
+}
+
+#[test]
 fn half_close_ends_the_input_and_not_the_output() {
     behaviour!(|| {
         let bench = Bench::new();

@@ -244,6 +244,16 @@ fn a_bare_path_is_a_file() {
 }
 
 #[test]
+fn a_relative_path_counts_from_the_working_directory() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\nprint hello\\n\nexit 0");
+        bench.podman().replace("-l", "k8s-file:log").run().finish();
+        assert_eq!(texts(&bench), ["hello"]);
+    });
+}
+
+#[test]
 fn a_path_may_hold_a_colon() {
     behaviour!(|| {
         for prefix in ["k8s-file:", ""] {
