@@ -331,6 +331,23 @@ pub fn write_fifo(path: &Path, bytes: &[u8]) {
     }
 }
 
+/// How many bytes written to a fifo nobody has read yet.
+///
+/// # Panics
+/// When there is no fifo.
+#[must_use]
+pub fn unread_in_fifo(path: &Path) -> usize {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let fifo = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).expect("fifo");
+    let mut count: libc::c_int = 0;
+    // SAFETY: the kernel stores one int through the pointer, which leads to a local.
+    let result = unsafe { libc::ioctl(fifo.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    assert_eq!(result, 0, "FIONREAD on {}", path.display());
+    usize::try_from(count).unwrap_or(0)
+}
+
 /// A program built beside the test executable (`target/<profile>/NAME`).
 ///
 /// Cargo builds it along with the tests, but not when it is asked for one test file only: then a missing program, or a
