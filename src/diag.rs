@@ -4,7 +4,7 @@
 //! go. Callers use the macros of the `log` crate through this module; nothing is formatted below the chosen level.
 //! conmon: `utils.h`.
 
-pub(crate) use ::log::{debug, error, info, warn};
+pub(crate) use ::log::{debug, error, info, trace, warn};
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -3,6 +3,7 @@
 //! Before the event loop an [`Error`] is fatal and [`crate::main`] prints it where conmon would. Inside the loop
 //! it is something to warn about; the container goes on.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 
@@ -11,7 +12,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug)]
 pub enum Error {
     /// The command line can't be understood. conmon prints these before it knows a log level: `conmon: TEXT`.
-    Usage(String),
+    /// Bytes, because the text quotes words as they were typed.
+    Usage(OsString),
     /// The options are understood and contradict each other, or something else is wrong that has no errno.
     Message(String),
     /// A system call failed; `tried` says what was attempted on what, in conmon's words where it has any.
@@ -19,7 +21,7 @@ pub enum Error {
 }
 
 impl Error {
-    pub fn usage(text: impl Into<String>) -> Self {
+    pub fn usage(text: impl Into<OsString>) -> Self {
         Self::Usage(text.into())
     }
 
@@ -35,7 +37,8 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Message(text) => f.write_str(text),
+            Self::Usage(text) => text.display().fmt(f),
+            Self::Message(text) => f.write_str(text),
             // conmon: pexit() puts strerror behind the text with no colon.
             Self::Os { tried, source } => write!(f, "{tried} {}", strerror(source)),
         }

@@ -16,33 +16,88 @@ pub mod supervise;
 pub mod sys;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
+use nix::sys::stat::Mode;
+
 use crate::cli::Parsed;
+use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::launch::Role;
+use crate::launch::parent::Inherited;
+use crate::report::sync_pipe::{Key, SyncPipe};
+use crate::sys::scratch::HEAP;
 
 /// The program: runs the monitor on the `words` of its command line (without its own name) and chooses the exit status.
 pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
-    diag::init(::log::LevelFilter::Warn, None);
-    match run(words) {
+    let mut inherited = Inherited::take();
+    // Whatever the driver's umask is: the modes of the files we make are part of the contract.
+    nix::sys::stat::umask(Mode::from_bits_retain(0o022));
+    let words: Vec<OsString> = words.collect();
+    match run(&words, &mut inherited) {
         Ok(code) => code,
-        Err(Error::Usage(text)) => {
-            let _ = sys::fd::write_stderr(format!("conmon: {text}\n").as_bytes());
-            ExitCode::FAILURE
-        }
         Err(error) => {
-            diag::error!("{error}");
+            // A parent that waits for a report gets one; once the pipe is adopted its owner sees to that.
+            if let Ok(Some(pipe)) = inherited.adopt("_OCI_SYNCPIPE") {
+                SyncPipe::new(Some(pipe), Key::guess(&words)).report(-1, error.to_string().as_bytes());
+            }
+            print_error(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(words: impl Iterator<Item = OsString>) -> Result<ExitCode> {
-    match cli::parse(words)? {
-        Parsed::Print(text) => {
-            print!("{text}");
-            Ok(ExitCode::SUCCESS)
+fn print_error(error: &Error) {
+    match error {
+        Error::Usage(text) => {
+            let line = [b"conmon: ", text.as_encoded_bytes(), b"\n"].concat();
+            let _ = sys::fd::write_stderr(&line);
         }
-        Parsed::Run(_args) => Ok(ExitCode::SUCCESS),
+        Error::Message(_) | Error::Os { .. } => diag::error!("{error}"),
+    }
+}
+
+fn run(words: &[OsString], inherited: &mut Inherited) -> Result<ExitCode> {
+    match read_config(words)? {
+        Some(config) => supervise(&config, inherited),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// What the command line means; `None` when it only asked for something to be printed.
+// Not inlined: its large frame would stay below the event loop for as long as the container runs.
+#[inline(never)]
+fn read_config(words: &[OsString]) -> Result<Option<Config>> {
+    // clap's leavings would stay with the monitor for as long as its container runs: only the options leave this heap.
+    HEAP.open();
+    let parsed = cli::parse(words.iter().cloned());
+    HEAP.close();
+    let args = match parsed? {
+        Parsed::Print(text) => {
+            // A reader that has gone, as in `conmon --help | head -1`, is no error.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return Ok(None);
+        }
+        Parsed::Run(args) => (*args).clone(),
+    };
+    HEAP.release();
+    config::start_messages(&args);
+    Config::try_from(args).map(Some)
+}
+
+fn supervise(config: &Config, inherited: &mut Inherited) -> Result<ExitCode> {
+    let log = log::Log::open(&config.log, &config.identity())?;
+    config.log.check_tags()?;
+    match launch::launch(config, log, inherited)? {
+        Role::Parent(Ok(())) => Ok(ExitCode::SUCCESS),
+        Role::Parent(Err(error)) => {
+            print_error(&error);
+            Ok(ExitCode::FAILURE)
+        }
+        Role::Monitor(mut launched) => {
+            let outcome = launched.monitor.run();
+            Ok(report::finish(config, outcome, *launched, std::mem::take(inherited)).into())
+        }
     }
 }

@@ -22,7 +22,7 @@ use nix::unistd::fsync;
 
 use crate::config::LogConfig;
 use crate::diag::warn;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use file::LogFile;
 use journal_record::Fields;
 use journald::{Journald, Settings};
@@ -37,6 +37,16 @@ const FINISH_TIME: Duration = Duration::from_secs(1);
 pub enum Stream {
     Stdout,
     Stderr,
+}
+
+impl Stream {
+    /// Its name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
 }
 
 /// Whose log it is; the journal's fields name it.
@@ -61,28 +71,18 @@ impl Log {
     /// Opens what `config` names.
     ///
     /// # Errors
-    /// The log can't be opened, or a tag or label was given that the driver can't hold. The texts are conmon's.
+    /// The log file can't be opened; the text is conmon's. A journal that is not there is no error.
     pub fn open(config: &LogConfig, identity: &Identity<'_>) -> Result<Self> {
         let k8s = config.k8s_file.as_deref().map(|path| open_k8s(path, config)).transpose()?;
-        if k8s.is_some() && !config.journald {
-            if config.tag.is_some() {
-                return Err(Error::message("k8s-file doesn't support --log-tag"));
-            }
-            if !config.labels.is_empty() {
-                return Err(Error::message("k8s-file doesn't support --log-label"));
-            }
-        }
-        let journald = if config.journald {
+        let journald = config.journald.then(|| {
             let fields =
-                Fields::new(identity, config.tag.as_deref(), &config.labels, config.no_partial_message)?;
-            Some(Journald::new(
+                Fields::new(identity, config.tag.as_deref(), &config.labels, config.no_partial_message);
+            Journald::new(
                 Path::new(journald::SOCKET),
                 fields,
                 Settings::from_env(|name| std::env::var_os(name)),
-            ))
-        } else {
-            None
-        };
+            )
+        });
         Ok(Self { k8s, journald, ahead: [0; 2], no_sync: config.no_sync })
     }
 

@@ -1,14 +1,116 @@
 //! Descriptors: the few operations that nix does not wrap the way we need them.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::stat::Mode;
+
+nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 
 /// Writes to whatever descriptor 2 is, without the standard library's lock. A short write is not continued.
 ///
 /// # Errors
 /// As write(2).
 pub fn write_stderr(bytes: &[u8]) -> io::Result<usize> {
+    Ok(nix::unistd::write(standard(libc::STDERR_FILENO), bytes)?)
+}
+
+/// Points 0, 1 and 2 at /dev/null: the driver waits for the end of its pipes.
+///
+/// # Errors
+/// /dev/null can't be opened.
+pub fn release_stdio() -> io::Result<()> {
+    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    Ok(())
+}
+
+fn standard(fd: RawFd) -> BorrowedFd<'static> {
     // SAFETY: the program keeps 0, 1 and 2 open for its whole life (std opens /dev/null over a closed one at start).
-    let stderr = unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) };
-    Ok(nix::unistd::write(stderr, bytes)?)
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Takes every descriptor from 3 up that the program was started with. To be called first thing and once, before
+/// anything else opens or owns a descriptor; without /proc the list is empty, as conmon's.
+/// conmon: `close_fds.c:init`.
+pub fn take_inherited() -> Vec<OwnedFd> {
+    let Ok(list) = Listing::open() else { return Vec::new() };
+    // SAFETY: the numbers were open a moment ago, and at this point of the program nobody owns any of them.
+    list.numbers().into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
+}
+
+/// The directory of our own descriptors, which is itself one.
+struct Listing(std::fs::ReadDir);
+
+impl Listing {
+    fn open() -> io::Result<Self> {
+        std::fs::read_dir(Path::new("/proc/self/fd")).map(Self)
+    }
+
+    /// All open descriptors from 3 up, without the listing's own.
+    fn numbers(self) -> Vec<RawFd> {
+        let listed: Vec<RawFd> =
+            self.0.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+        // The listing is closed by now; what is still open was there before it.
+        listed.into_iter().filter(|&fd| fd >= 3 && is_open(fd)).collect()
+    }
+}
+
+fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD touches no memory, and a number that is not open is an error return.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
+/// A close-on-exec duplicate (numbered 3 or higher) of one of the standard descriptors.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn duplicate_standard(fd: RawFd) -> io::Result<OwnedFd> {
+    let copy = fcntl(standard(fd), FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: fcntl returned a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// # Errors
+/// As fcntl(2).
+pub fn set_cloexec(fd: &OwnedFd) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(())
+}
+
+/// # Errors
+/// As fcntl(2).
+pub fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// A pipe whose both ends are close-on-exec: (read end, write end).
+///
+/// # Errors
+/// As pipe2(2).
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// How many bytes can be read from `fd` right now; 0 where the kernel does not say.
+pub fn readable_bytes(fd: &OwnedFd) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, which `count` is, and `fd` is open.
+    let known = unsafe { fionread(fd.as_raw_fd(), &raw mut count) };
+    known.ok().and_then(|_| usize::try_from(count).ok()).unwrap_or(0)
+}
+
+/// Runs `use_it` with a descriptor whose owner is elsewhere, known by number only.
+/// For the panic hook: it must not own what it writes to.
+pub fn with_number<T>(fd: RawFd, use_it: impl FnOnce(&OwnedFd) -> T) -> T {
+    // SAFETY: ManuallyDrop never closes it; a stale number makes the callee's system call fail, nothing worse.
+    let borrowed = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(fd) });
+    use_it(&borrowed)
 }

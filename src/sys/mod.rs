@@ -5,3 +5,9 @@
 pub mod datagram;
 pub mod fd;
 pub mod mem;
+pub mod process;
+pub mod scratch;
+pub mod securebits;
+pub mod signal;
+pub mod socket;
+pub mod tty;

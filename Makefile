@@ -1,0 +1,63 @@
+# Build, install and test. `make demo` and `make test` do their own set-up on Debian and Ubuntu.
+#
+# The three install targets put the monitor where conmon's own Makefile puts conmon; its file name must be conmon.
+
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBEXECDIR ?= $(PREFIX)/libexec
+CARGO ?= cargo
+
+# rustup's directory is often not in the PATH of a non-login shell.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# What --version prints; "unknown" outside a checkout, as conmon says it.
+ifndef FERROMON_COMMIT
+FERROMON_COMMIT := $(shell contrib/commit.sh)
+endif
+export FERROMON_COMMIT
+
+BINARY := $(or $(CARGO_TARGET_DIR),target)/release/conmon
+SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+
+.PHONY: all build install podman crio demo setup test check clean
+
+all: build
+
+build:
+	$(CARGO) build --release --bin conmon
+
+# Only reached when something is newer than the binary, so `sudo make install` after `make` needs no cargo.
+$(BINARY): $(SOURCES)
+	$(CARGO) build --release --bin conmon
+	@touch $@
+
+install: $(BINARY)
+	install -d -m 755 $(DESTDIR)$(BINDIR)
+	install -m 755 $(BINARY) $(DESTDIR)$(BINDIR)/conmon
+
+podman: $(BINARY)
+	install -d -m 755 $(DESTDIR)$(LIBEXECDIR)/podman
+	install -m 755 $(BINARY) $(DESTDIR)$(LIBEXECDIR)/podman/conmon
+
+crio: $(BINARY)
+	install -d -m 755 $(DESTDIR)$(LIBEXECDIR)/crio
+	install -m 755 $(BINARY) $(DESTDIR)$(LIBEXECDIR)/crio/conmon
+
+# Everything from a fresh machine to a running container.
+demo:
+	contrib/setup.sh demo
+	$(MAKE) build
+	contrib/demo.sh $(BINARY)
+
+# Everything from a fresh machine to the last test result.
+test:
+	contrib/setup.sh test
+	contrib/test.sh
+
+# The fast part of `test`, for use while editing.
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) test --workspace --lib --bins
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,426 @@
+//! One fresh directory, laid out as drivers do it, and everything that is started in it.
+//!
+//! Whatever runs here carries `FERROMON_BENCH=<directory>` in its environment; that is how the bench finds its
+//! processes again, wherever they were re-parented to, and ends them by their own pids when it is dropped. The test
+//! process is a subreaper, so that monitors that put themselves into the background can be waited for.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::attach::AttachClient;
+use crate::command::MonitorCommand;
+use crate::deadline;
+use crate::differences;
+use crate::process::{self, Process};
+
+/// The container id that all command lines use; as long as a real one.
+pub const CID: &str = "c0ffee0123456789c0ffee0123456789c0ffee0123456789c0ffee0123456789";
+/// The session id of execs.
+pub const SESSION: &str = "5e55101234567890abcdef1234567890abcdef1234567890abcdef1234567890";
+
+const MARK: &str = "FERROMON_BENCH=";
+/// No log of a test may grow beyond this.
+pub const LOG_CAP: u64 = 64 << 20;
+
+#[derive(Debug)]
+pub struct Bench {
+    dir: PathBuf,
+    /// The monitor that command lines start.
+    program: PathBuf,
+    /// Pids ever seen in this bench, to be reaped at the end.
+    seen: RefCell<BTreeSet<i32>>,
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bench {
+    /// A bench for the program under test: `CONMON_UNDER_TEST`, or our binary beside the test executable.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_program(&differences::original().unwrap_or_else(|| built("conmon")))
+    }
+
+    /// A bench for `program`.
+    #[must_use]
+    pub fn with_program(program: &Path) -> Self {
+        nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
+        let template = std::env::temp_dir().join("fm.XXXXXX");
+        let dir = nix::unistd::mkdtemp(&template).expect("temporary directory");
+        let bench = Self { dir, program: program.to_owned(), seen: RefCell::default() };
+        for folder in ["b", "exits", "persist", "s", "t", "x", "x/exit", "x/persist"] {
+            std::fs::create_dir(bench.path(folder)).expect("mkdir");
+        }
+        bench
+    }
+
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// A path inside the bench.
+    #[must_use]
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The bundle of the container (podman: `userdata`).
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.path("b")
+    }
+
+    /// The bundle of an exec session.
+    #[must_use]
+    pub fn exec_bundle(&self) -> PathBuf {
+        self.path("x")
+    }
+
+    /// The container's log as the standard command lines name it.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path("log")
+    }
+
+    /// The file in the exit dir.
+    #[must_use]
+    pub fn exit_file(&self) -> PathBuf {
+        self.path("exits").join(CID)
+    }
+
+    /// The file in the persist dir.
+    #[must_use]
+    pub fn persist_exit_file(&self) -> PathBuf {
+        self.path("persist/exit")
+    }
+
+    /// Sets what the stand-in runtime does when asked to create or restore the container (see [`crate::standin`]).
+    pub fn script(&self, text: &str) {
+        std::fs::write(self.bundle().join("script"), text).expect("script");
+    }
+
+    /// Sets what the stand-in runtime does when asked to exec.
+    pub fn exec_script(&self, text: &str) {
+        std::fs::write(self.path("x/spec"), "{}").expect("process spec");
+        std::fs::write(self.path("x/spec.script"), text).expect("script");
+    }
+
+    /// What the runtime recorded under `name` with the verb `record` (bundle of the container).
+    #[must_use]
+    pub fn recorded(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.bundle().join("seen").join(name))
+            .unwrap_or_else(|error| panic!("seen/{name}: {error}"))
+    }
+
+    /// The same as text.
+    #[must_use]
+    pub fn recorded_text(&self, name: &str) -> String {
+        String::from_utf8_lossy(&self.recorded(name)).into_owned()
+    }
+
+    /// The NUL-separated list recorded under `name` (`argv`, `env`).
+    #[must_use]
+    pub fn recorded_list(&self, name: &str) -> Vec<String> {
+        let bytes = self.recorded(name);
+        let items = bytes.strip_suffix(b"\0").unwrap_or(&bytes).split(|byte| *byte == 0);
+        items.map(|item| String::from_utf8_lossy(item).into_owned()).collect()
+    }
+
+    /// The command line of podman for a container.
+    #[must_use]
+    pub fn podman(&self) -> MonitorCommand<'_> {
+        MonitorCommand::podman(self)
+    }
+
+    /// The command line of CRI-O for a container.
+    #[must_use]
+    pub fn crio(&self) -> MonitorCommand<'_> {
+        MonitorCommand::crio(self)
+    }
+
+    /// The command line of podman for an exec session.
+    #[must_use]
+    pub fn podman_exec(&self) -> MonitorCommand<'_> {
+        MonitorCommand::podman_exec(self)
+    }
+
+    /// The command line of CRI-O's ExecSync.
+    #[must_use]
+    pub fn crio_exec(&self) -> MonitorCommand<'_> {
+        MonitorCommand::crio_exec(self)
+    }
+
+    /// Sets what the exit command does (see [`MonitorCommand::exit_command`]); its `record` writes to `t/seen`.
+    pub fn exit_script(&self, text: &str) {
+        std::fs::write(self.path("t/script"), text).expect("script");
+    }
+
+    /// A client of the container's attach socket.
+    #[must_use]
+    pub fn attach(&self) -> AttachClient {
+        AttachClient::connect(&self.bundle().join("attach"))
+    }
+
+    /// Writes one line to the container's ctl fifo.
+    pub fn ctl(&self, line: &str) {
+        write_fifo(&self.bundle().join("ctl"), line.as_bytes());
+    }
+
+    /// Waits for the file in the exit dir and gives its content.
+    pub fn wait_exit_file(&self) -> String {
+        self.wait_file(&self.exit_file())
+    }
+
+    /// Waits for `path` and gives its content.
+    pub fn wait_file(&self, path: &Path) -> String {
+        let bytes = deadline::until(&format!("file {}", path.display()), || std::fs::read(path).ok());
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Creates an empty file, which scripts wait for with `wait`.
+    pub fn touch(&self, name: &str) {
+        std::fs::write(self.path(name), "").expect("touch");
+    }
+
+    /// The log so far, every line parsed.
+    #[must_use]
+    pub fn log_lines(&self) -> Vec<LogLine> {
+        LogLine::parse_all(&self.log_bytes(&self.log()))
+    }
+
+    /// The content of a log file, checked against the cap.
+    #[must_use]
+    pub fn log_bytes(&self, path: &Path) -> Vec<u8> {
+        let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        assert!(size <= LOG_CAP, "{} has {size} bytes", path.display());
+        std::fs::read(path).unwrap_or_default()
+    }
+
+    /// Everything the container wrote to `stream` so far, according to the log.
+    #[must_use]
+    pub fn logged(&self, stream: &str) -> Vec<u8> {
+        joined(&self.log_lines(), stream)
+    }
+
+    /// The mark that belongs into the environment of everything started here.
+    #[must_use]
+    pub fn mark(&self) -> OsString {
+        let mut mark = OsString::from(MARK);
+        mark.push(&self.dir);
+        mark
+    }
+
+    /// What runs in this bench now, zombies not included.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        let mark = self.mark();
+        let ours: Vec<Process> = process::all()
+            .filter(|process| process.environ().split(|byte| *byte == 0).any(|item| item == mark.as_bytes()))
+            .filter(|process| process.alive())
+            .collect();
+        self.seen.borrow_mut().extend(ours.iter().map(|process| process.0));
+        ours
+    }
+
+    /// The monitor itself, found by its command line; for execs, which have no conmon pid file.
+    #[must_use]
+    pub fn monitor(&self) -> Process {
+        let own = std::process::id().cast_signed();
+        let program = self.program.as_os_str().as_bytes();
+        deadline::until("the monitor", || {
+            let runs = |process: &Process| {
+                process.ppid() == own && process.cmdline().split(|byte| *byte == 0).next() == Some(program)
+            };
+            self.processes().into_iter().find(runs)
+        })
+    }
+
+    /// The file in the exit dir of an exec session.
+    #[must_use]
+    pub fn exec_exit_file(&self) -> PathBuf {
+        self.path("x/exit").join(CID)
+    }
+
+    /// Has `pid` reaped at the end.
+    pub(crate) fn remember(&self, pid: i32) {
+        self.seen.borrow_mut().insert(pid);
+    }
+
+    /// `pid` has been reaped; its number may be given to anybody now.
+    pub(crate) fn forget(&self, pid: i32) {
+        self.seen.borrow_mut().remove(&pid);
+    }
+
+    /// Checks that nothing of what was started here is still running.
+    pub fn expect_nothing_running(&self) {
+        deadline::until("every process to be gone", || self.processes().is_empty().then_some(()));
+    }
+
+    /// The names in a directory of the bench, sorted.
+    #[must_use]
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path(folder)).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn reap(&self) {
+        for pid in self.seen.borrow().iter() {
+            let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let gone = deadline::try_until(deadline::scaled(Duration::from_secs(10)), || {
+            let left = self.processes();
+            for process in &left {
+                let _ = kill(Pid::from_raw(process.0), Signal::SIGKILL);
+            }
+            self.reap();
+            left.is_empty().then_some(())
+        });
+        self.reap();
+        let removed = std::fs::remove_dir_all(&self.dir);
+        if !std::thread::panicking() {
+            assert!(gone.is_some(), "processes of {} can't be ended", self.dir.display());
+            removed.expect("remove the bench");
+        }
+    }
+}
+
+/// Writes to a fifo that somebody reads.
+///
+/// # Panics
+/// When there is no fifo or no reader.
+pub fn write_fifo(path: &Path, bytes: &[u8]) {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut fifo = deadline::until(&format!("a reader of {}", path.display()), || {
+        std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
+    });
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        assert!(deadline::writable(&fifo, deadline::limit()), "{} stays full", path.display());
+        match fifo.write(rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(error) if Errno::from_raw(error.raw_os_error().unwrap_or(0)) == Errno::EAGAIN => {}
+            Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
+}
+
+/// A program built beside the test executable (`target/<profile>/NAME`).
+///
+/// Cargo builds it along with the tests, but not when it is asked for one test file only: then a missing program, or a
+/// stand-in older than its source, is built here.
+///
+/// # Panics
+/// When it can't be built.
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("own path");
+    let profile = test.ancestors().nth(2).expect("target/<profile>/deps/test").to_owned();
+    let program = profile.join(name);
+    static BUILD: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _guard = BUILD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if !program.exists() || (name == "standin-runtime" && older_than_source(&program)) {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+        let mut build = std::process::Command::new(cargo);
+        build.args(["build", "--quiet", "--bins"]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        if profile.file_name() == Some(OsStr::new("release")) {
+            build.arg("--release");
+        }
+        let status = build.status().expect("cargo build");
+        assert!(status.success() && program.exists(), "{} is not built", program.display());
+    }
+    program
+}
+
+fn older_than_source(program: &Path) -> bool {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = ["standin.rs", "standin/console.rs", "standin/record.rs", "bin/standin-runtime.rs"];
+    let time = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    files.iter().filter_map(|file| time(&source.join(file))).max() > time(program)
+}
+
+/// One record of a k8s-file log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    pub stamp: String,
+    pub stream: String,
+    pub tag: String,
+    /// Without the newline that ends the record.
+    pub content: Vec<u8>,
+}
+
+impl LogLine {
+    /// Takes a whole log apart.
+    ///
+    /// # Panics
+    /// When a line is not `STAMP STREAM TAG CONTENT` with a stamp of the right length, or the last one is not complete.
+    #[must_use]
+    pub fn parse_all(bytes: &[u8]) -> Vec<Self> {
+        let Some(whole) = bytes.strip_suffix(b"\n") else {
+            assert!(bytes.is_empty(), "the log ends in the middle of a record");
+            return Vec::new();
+        };
+        whole.split(|byte| *byte == b'\n').map(Self::parse).collect()
+    }
+
+    fn parse(line: &[u8]) -> Self {
+        let mut fields = line.splitn(4, |byte| *byte == b' ');
+        let mut text = || {
+            let field = fields.next().unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(line)));
+            String::from_utf8(field.to_vec()).expect("text")
+        };
+        let (stamp, stream, tag) = (text(), text(), text());
+        let content = fields.next().unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(line)));
+        let stamped =
+            stamp.len() == 35 && stamp.is_ascii() && stamp.starts_with(|c: char| c.is_ascii_digit());
+        assert!(stamped, "not a time stamp: {stamp:?}");
+        assert!(stream == "stdout" || stream == "stderr", "stream {stream}");
+        assert!(tag == "F" || tag == "P", "tag {tag}");
+        Self { stamp, stream, tag, content: content.to_vec() }
+    }
+
+    /// The content as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.content).into_owned()
+    }
+}
+
+/// The bytes that the container wrote to `stream`: contents joined over `P`, with newlines after `F`.
+#[must_use]
+pub fn joined(lines: &[LogLine], stream: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in lines.iter().filter(|line| line.stream == stream) {
+        bytes.extend_from_slice(&line.content);
+        if line.tag == "F" {
+            bytes.push(b'\n');
+        }
+    }
+    bytes
+}

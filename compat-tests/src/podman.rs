@@ -1,0 +1,242 @@
+//! podman with storage, configuration and an image of its own, using the monitor of one side.
+//!
+//! Everything lives in one fresh directory, so fixtures don't see each other and nothing of the machine's podman is
+//! read or changed. The configuration works where control groups and limits are restricted: cgroupfs, runc, no
+//! network, small limits. [`Podman::finish`] checks that no process is left; dropping removes all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::deadline;
+use crate::image::{self, program};
+use crate::observe;
+use crate::session::{Input, Outcome, Session, run};
+use crate::transcript::Transcript;
+use crate::twin::Side;
+
+/// The name of the image.
+pub const IMAGE: &str = "img";
+
+#[derive(Debug)]
+pub struct Podman {
+    dir: PathBuf,
+    conmon: PathBuf,
+    /// Added to podman's environment.
+    pub env: Vec<(String, String)>,
+}
+
+impl Podman {
+    /// A fresh podman with [`IMAGE`], recording into `transcript` with its own directory masked.
+    pub fn new(side: &Side, transcript: &mut Transcript) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("ferromon-podman-{}-{count}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        transcript.mask(dir.to_string_lossy(), "dir");
+        let podman = Self { dir, conmon: side.program.clone(), env: Vec::new() };
+        podman.configure();
+        podman.import_image();
+        podman
+    }
+
+    fn configure(&self) {
+        let home = self.dir.join("home");
+        fs::create_dir_all(home.join(".config/containers")).unwrap();
+        let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+        fs::write(home.join(".config/containers/policy.json"), policy).unwrap();
+        let configuration = r#"
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+log_driver = "k8s-file"
+netns = "none"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+"#;
+        fs::write(self.dir.join("containers.conf"), configuration).unwrap();
+    }
+
+    fn import_image(&self) {
+        let (rootfs, tar) = (self.dir.join("rootfs"), self.dir.join("image.tar"));
+        image::make(&rootfs);
+        let mut pack = Command::new("tar");
+        run({
+            pack.arg("-C").arg(&rootfs).arg("-cf").arg(&tar).arg(".");
+            pack
+        })
+        .exits(0);
+        let path = format!("ENV PATH={}", image::PATH);
+        self.call(&["import", "--quiet", "-c", &path, &tar.to_string_lossy(), IMAGE]).exits(0);
+        fs::remove_dir_all(rootfs).unwrap();
+        fs::remove_file(tar).unwrap();
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// podman with its global options, without `--conmon`.
+    fn bare(&self) -> Command {
+        let mut command = Command::new(program("podman"));
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("HOME", self.dir.join("home")).env("CONTAINERS_CONF", self.dir.join("containers.conf"));
+        command.envs(self.env.iter().map(|(name, value)| (name, value))).current_dir(&self.dir);
+        for (option, directory) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            command.arg(option).arg(self.dir.join(directory));
+        }
+        command.args(["--storage-driver", "vfs"]);
+        command
+    }
+
+    /// podman with `args`, not yet started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.bare();
+        command.arg("--conmon").arg(&self.conmon).args(args);
+        command
+    }
+
+    /// As [`Self::command`], with the monitor named by `conmon_path` in containers.conf.
+    pub fn command_by_configuration(&self, args: &[&str]) -> Command {
+        let path = self.dir.join("containers.conf");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{text}conmon_path = [{:?}]\n", self.conmon)).unwrap();
+        let mut command = self.bare();
+        command.args(args);
+        command
+    }
+
+    /// Runs podman with `args` to its end.
+    pub fn call(&self, args: &[&str]) -> Outcome {
+        run(self.command(args))
+    }
+
+    /// `podman run OPTIONS IMAGE sh -c SCRIPT` to its end.
+    pub fn run(&self, options: &[&str], script: &str) -> Outcome {
+        self.call(&run_arguments(options, script))
+    }
+
+    /// `podman run OPTIONS IMAGE sh -c SCRIPT`, to talk to.
+    pub fn start(&self, options: &[&str], script: &str, input: Input) -> Session {
+        Session::start(self.command(&run_arguments(options, script)), input)
+    }
+
+    /// What `podman inspect` prints for `container` with a Go template.
+    pub fn inspect(&self, container: &str, format: &str) -> String {
+        let outcome = self.call(&["inspect", "--format", format, container]).exits(0);
+        outcome.stdout_text().trim_end().to_owned()
+    }
+
+    /// Waits for `container` to have ended and to be cleaned up, and gives its exit code.
+    pub fn wait_for_end(&self, container: &str) -> i32 {
+        self.until(&format!("the cleanup of {container}"), || {
+            let state = self.inspect(container, "{{.State.Status}}");
+            (state == "exited" && self.monitors().is_empty()).then_some(())
+        });
+        self.inspect(container, "{{.State.ExitCode}}").parse().unwrap()
+    }
+
+    /// The kinds of events of `container` so far, oldest first.
+    pub fn events(&self, container: &str) -> Vec<String> {
+        let filter = format!("container={container}");
+        let events = ["events", "--stream=false", "--filter", &filter, "--format", "{{.Status}}"];
+        self.call(&events).exits(0).stdout_text().lines().map(str::to_owned).collect()
+    }
+
+    /// Asks `probe` until it has an answer. podman itself takes its time on a busy machine.
+    pub fn until<T>(&self, what: &str, probe: impl FnMut() -> Option<T>) -> T {
+        deadline::try_until(deadline::scaled(Duration::from_secs(30)), probe)
+            .unwrap_or_else(|| panic!("gave up waiting for {what}"))
+    }
+
+    /// The files of containers and the exit files, as [`observe::files`]; storage's own files and the mode of logs, which
+    /// changed from one conmon to another, are left out.
+    pub fn files(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for directory in ["root/vfs-containers", "run/vfs-containers", "tmp/exits"] {
+            found.extend(observe::files(&self.dir, &self.dir.join(directory), &[]));
+        }
+        found.retain(|entry| !entry.contains("containers.json") && !entry.contains("containers.lock"));
+        let without_mode = |entry: String| match entry.split_once("ctr.log") {
+            Some((directory, _)) => format!("{directory}ctr.log"),
+            None => entry,
+        };
+        found.into_iter().map(without_mode).collect()
+    }
+
+    /// Processes of the monitor of this fixture.
+    pub fn monitors(&self) -> Vec<String> {
+        let mut found = self.processes();
+        found.retain(|text| text.contains("/conmon"));
+        found
+    }
+
+    /// Processes that belong to this fixture: those that were started with one of its paths, and those in a mount
+    /// namespace made of its files, which is what runs in its containers.
+    pub fn processes(&self) -> Vec<String> {
+        let dir = self.dir.to_string_lossy().into_owned();
+        let host = fs::read_link("/proc/self/ns/mnt").unwrap();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let path = entry.path();
+            let Ok(command) = fs::read(path.join("cmdline")) else { continue };
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            let contained = || {
+                let elsewhere = fs::read_link(path.join("ns/mnt")).is_ok_and(|namespace| namespace != host);
+                elsewhere && fs::read_to_string(path.join("mountinfo")).is_ok_and(|text| text.contains(&dir))
+            };
+            if command.contains(&dir) || contained() {
+                found.push(format!("{} {command}", entry.file_name().display()));
+            }
+        }
+        found
+    }
+
+    /// Removes the containers and checks that no process is left.
+    pub fn finish(self) {
+        self.call(&["rm", "--all", "--force", "--time", "0"]).exits(0);
+        self.until(&format!("the end of {:?}", self.processes()), || {
+            self.processes().is_empty().then_some(())
+        });
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Errors are of no interest any more, and a second panic would hide the first.
+            let mut remove = self.command(&["rm", "--all", "--force", "--time", "0"]);
+            let _ = remove.output();
+        }
+        for process in self.processes() {
+            let pid = process.split(' ').next().and_then(|pid| pid.parse().ok());
+            if let Some(pid) = pid {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+            }
+        }
+        unmount_below(&self.dir);
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn run_arguments<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
+    let mut args = vec!["run"];
+    args.extend(options);
+    args.extend([IMAGE, "sh", "-c", script]);
+    args
+}
+
+/// Takes away what a killed podman left mounted.
+fn unmount_below(dir: &Path) {
+    let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else { return };
+    for target in mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|path| Path::new(path).starts_with(dir))
+    {
+        let _ = Command::new("umount").arg("--lazy").arg(target).output();
+    }
+}

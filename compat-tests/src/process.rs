@@ -1,0 +1,154 @@
+//! A process as `/proc` shows it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::deadline;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process(pub i32);
+
+impl Process {
+    /// Running or sleeping, not dead and not waiting to be reaped.
+    #[must_use]
+    pub fn alive(self) -> bool {
+        self.state().is_some_and(|state| state != 'Z' && state != 'X')
+    }
+
+    /// The letter of the state; `None` when there is no such process.
+    #[must_use]
+    pub fn state(self) -> Option<char> {
+        self.stat(0)?.chars().next()
+    }
+
+    #[must_use]
+    pub fn ppid(self) -> i32 {
+        self.number(1)
+    }
+
+    #[must_use]
+    pub fn group(self) -> i32 {
+        self.number(2)
+    }
+
+    #[must_use]
+    pub fn session(self) -> i32 {
+        self.number(3)
+    }
+
+    #[must_use]
+    pub fn threads(self) -> i32 {
+        self.number(17)
+    }
+
+    /// Time on a processor so far.
+    #[must_use]
+    pub fn cpu(self) -> Duration {
+        let text = std::fs::read_to_string(self.path("schedstat")).unwrap_or_default();
+        let nanoseconds = text.split(' ').next().and_then(|field| field.parse().ok());
+        // Kernels without schedstat count in ticks.
+        let ticks = || u64::try_from(self.number(11) + self.number(12)).unwrap_or(0);
+        nanoseconds.map_or_else(|| Duration::from_millis(ticks() * 10), Duration::from_nanos)
+    }
+
+    /// Checks that the process lives for a while and uses next to no time.
+    ///
+    /// # Panics
+    /// When it is busy, or dies.
+    pub fn expect_idle(self) {
+        // What it was just asked to do may still be going on.
+        deadline::holds("the process lives", Duration::from_millis(50), || self.alive());
+        let before = self.cpu();
+        deadline::holds("the process lives", Duration::from_millis(300), || self.alive());
+        let used = self.cpu().saturating_sub(before);
+        assert!(used < Duration::from_millis(8), "used {used:?} of 300 ms while nothing happened");
+    }
+
+    /// Field `index` of `/proc/PID/stat`, counted from the state.
+    fn stat(self, index: usize) -> Option<String> {
+        let text = std::fs::read_to_string(self.path("stat")).ok()?;
+        let (_, fields) = text.rsplit_once(") ")?;
+        fields.split(' ').nth(index).map(str::to_owned)
+    }
+
+    fn number(self, index: usize) -> i32 {
+        self.stat(index).and_then(|text| text.parse().ok()).unwrap_or(-1)
+    }
+
+    /// A field of `/proc/PID/status`, for instance `SigIgn` or `Umask`; empty when the process is gone.
+    #[must_use]
+    pub fn status(self, field: &str) -> String {
+        let text = std::fs::read_to_string(self.path("status")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    }
+
+    /// Whether the set `field` (`SigIgn`, `SigBlk`, `SigCgt`) of the process holds `signal`.
+    #[must_use]
+    pub fn signal_in(self, field: &str, signal: Signal) -> bool {
+        let set = u64::from_str_radix(&self.status(field), 16).unwrap_or(0);
+        set & (1 << (signal as i32 - 1)) != 0
+    }
+
+    /// Open descriptors and what they lead to.
+    #[must_use]
+    pub fn fds(self) -> BTreeMap<i32, String> {
+        let Ok(entries) = std::fs::read_dir(self.path("fd")) else { return BTreeMap::new() };
+        let named = entries.flatten().filter_map(|entry| {
+            let target = std::fs::read_link(entry.path()).ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, target.to_string_lossy().into_owned()))
+        });
+        named.collect()
+    }
+
+    #[must_use]
+    pub fn cwd(self) -> PathBuf {
+        std::fs::read_link(self.path("cwd")).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn cmdline(self) -> Vec<u8> {
+        std::fs::read(self.path("cmdline")).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn environ(self) -> Vec<u8> {
+        std::fs::read(self.path("environ")).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn oom_score_adj(self) -> i32 {
+        let text = std::fs::read_to_string(self.path("oom_score_adj")).unwrap_or_default();
+        text.trim().parse().unwrap_or(i32::MIN)
+    }
+
+    /// Private and proportional memory in KiB, as `smaps_rollup` counts it.
+    #[must_use]
+    pub fn memory(self) -> (u64, u64) {
+        let text = std::fs::read_to_string(self.path("smaps_rollup")).unwrap_or_default();
+        let value = |name: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name));
+            found.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        (value("Private_Clean:") + value("Private_Dirty:"), value("Pss:"))
+    }
+
+    pub fn signal(self, signal: Signal) {
+        assert!(self.0 > 1, "no process to signal");
+        let _ = kill(Pid::from_raw(self.0), signal);
+    }
+
+    fn path(self, file: &str) -> PathBuf {
+        Path::new("/proc").join(self.0.to_string()).join(file)
+    }
+}
+
+/// Every process on the machine, zombies as well.
+pub(crate) fn all() -> impl Iterator<Item = Process> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some(Process(entry.file_name().to_str()?.parse().ok()?)))
+}

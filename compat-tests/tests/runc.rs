@@ -1,0 +1,181 @@
+//! The monitor driven as podman and CRI-O drive it, with real runc and real containers; the original and ours must
+//! leave the same transcript.
+
+use compat_tests::bench::CID;
+use compat_tests::observe;
+use compat_tests::runc::Runc;
+use compat_tests::transcript::Transcript;
+use compat_tests::{Bench, Monitor, MonitorCommand, bench_twin};
+
+/// Files that are runc's or the test's own, and the log, which has sections of its own.
+const NOT_THE_MONITORS: &[&str] = &["rootfs", "runc", "err", "out", "log"];
+
+/// Records the report and the number that both sides of a working container agree on.
+fn created(monitor: &mut Monitor<'_>, key: &str, seen: &mut Transcript) {
+    let report = monitor.report();
+    assert_eq!(report.number(key), i64::from(monitor.container().0), "{report:?}");
+    // A mask of the whole transcript would find the pid's digits elsewhere, too.
+    seen.add("report", report.text().replace(&monitor.container().0.to_string(), "<container>"));
+}
+
+/// A whole life: create, start, exit.
+fn life(bench: &Bench, command: MonitorCommand<'_>, runc: &Runc<'_>, key: &str, seen: &mut Transcript) {
+    let mut monitor = command.run();
+    created(&mut monitor, key, seen);
+    seen.add("files while running", observe::files(bench.dir(), bench.dir(), NOT_THE_MONITORS).join("\n"));
+    let container = monitor.container();
+    seen.add("child", (container.ppid() == monitor.pid().0).to_string());
+    seen.add("oom_score_adj", container.oom_score_adj().to_string());
+    runc.start();
+    observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+    seen.add("log.mode", observe::mode(&bench.log()));
+}
+
+const PROGRAMS: &[&str] = &["runc", "conmon", "busybox"];
+const SCRIPT: &str = "echo out; echo err >&2; printf 'a\\0b\\nend'; seq 2000; exit 3";
+
+#[test]
+fn podmans_create() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        let runc = Runc::new(bench, &["sh", "-c", SCRIPT]);
+        let command = runc.with_runc(bench.podman()).args(observe::exit_command(bench));
+        life(bench, command, &runc, "data", seen);
+        assert_eq!(bench.wait_exit_file(), "3");
+    });
+}
+
+#[test]
+fn crios_create() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        let runc = Runc::new(bench, &["sh", "-c", SCRIPT]);
+        life(bench, runc.with_runc(bench.crio()), &runc, "pid", seen);
+        assert_eq!(bench.wait_exit_file(), "3");
+    });
+}
+
+#[test]
+fn killed_by_a_signal() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        let runc = Runc::new(bench, &["sh", "-c", "echo up; sleep 100"]);
+        let mut monitor = runc.with_runc(bench.podman()).run();
+        created(&mut monitor, "data", seen);
+        runc.start();
+        compat_tests::deadline::until("output", || (bench.logged("stdout") == b"up\n").then_some(()));
+        runc.call(&["kill", CID, "KILL"]).exits(0);
+        observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+        assert_eq!(bench.wait_exit_file(), "137");
+    });
+}
+
+#[test]
+fn a_signal_to_the_monitor_reaches_the_container() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        let runc =
+            Runc::new(bench, &["sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"]);
+        let mut monitor = runc.with_runc(bench.podman()).run();
+        created(&mut monitor, "data", seen);
+        runc.start();
+        compat_tests::deadline::until("output", || (bench.logged("stdout") == b"up\n").then_some(()));
+        monitor.pid().signal(nix::sys::signal::SIGTERM);
+        observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+        assert_eq!(bench.wait_exit_file(), "7");
+    });
+}
+
+/// A command that can't be run, through both drivers' command lines.
+fn refused(bench: &Bench, args: &[&str], command: fn(&Bench) -> MonitorCommand<'_>, seen: &mut Transcript) {
+    let runc = Runc::new(bench, args);
+    let command = runc.with_runc(command(bench)).args(observe::exit_command(bench));
+    let mut monitor = command.run();
+    let report = monitor.report();
+    assert!(report.message().contains("unable to start container process"), "{report:?}");
+    seen.add("report", report.text());
+    seen.add("report's content", report.json().to_string());
+    observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+    assert!(!bench.exit_file().exists());
+}
+
+#[test]
+fn missing_command() {
+    bench_twin!(PROGRAMS, |bench, seen| refused(bench, &["/nosuch"], Bench::podman, seen));
+}
+
+#[test]
+fn directory_as_command() {
+    bench_twin!(PROGRAMS, |bench, seen| refused(bench, &["/etc"], Bench::podman, seen));
+}
+
+#[test]
+fn missing_command_under_crio() {
+    bench_twin!(PROGRAMS, |bench, seen| refused(bench, &["nosuch"], Bench::crio, seen));
+}
+
+#[test]
+fn broken_bundle() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        let runc = Runc::new(bench, &["true"]);
+        std::fs::write(bench.bundle().join("config.json"), "{").unwrap();
+        let mut monitor = runc.with_runc(bench.podman()).run();
+        let report = monitor.report();
+        assert_eq!(report.number("data"), -1);
+        seen.add("report's content", report.json().to_string());
+        observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+    });
+}
+
+#[test]
+fn in_the_foreground_with_sync() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        let runc = Runc::new(bench, &["sh", "-c", "echo out; exit 5"]);
+        // No pid file: who writes one with --sync is a matter of tests/.
+        let command = runc.with_runc(bench.podman().without("--conmon-pidfile")).arg("--sync");
+        let mut monitor = command.run();
+        let report = monitor.report();
+        seen.add("report", report.text().replace(&monitor.container().0.to_string(), "<container>"));
+        runc.start();
+        observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+        assert_eq!(monitor.wait_parent().code, Some(5));
+    });
+}
+
+#[test]
+fn timeout() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        let runc = Runc::new(bench, &["sh", "-c", "echo up; sleep 100"]);
+        let mut monitor = runc.with_runc(bench.podman()).args(["-T", "1"]).run();
+        created(&mut monitor, "data", seen);
+        runc.start();
+        observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+        assert_eq!(bench.wait_exit_file(), "-1");
+    });
+}
+
+#[test]
+fn passthrough() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        let runc = Runc::new(bench, &["sh", "-c", "echo out; echo err >&2; exit 3"]);
+        let mut monitor = runc.with_runc(bench.podman().replace("-l", "passthrough")).run();
+        created(&mut monitor, "data", seen);
+        runc.start();
+        observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+        seen.add("passed", std::fs::read_to_string(bench.path("out")).unwrap());
+        assert_eq!(std::fs::read_to_string(bench.path("out")).unwrap(), "out\n");
+    });
+}
+
+#[test]
+fn a_background_writer_outlives_process_1() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        // Without a pid namespace of its own the container's second process lives on after the first.
+        let runc = Runc::new(bench, &["sh", "-c", "(sleep 0.4; echo late) & echo early; exit 2"]);
+        runc.edit(|spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        });
+        let mut monitor = runc.with_runc(bench.podman()).run();
+        created(&mut monitor, "data", seen);
+        runc.start();
+        seen.add("exit", bench.wait_exit_file());
+        observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+    });
+}

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Installs what building, the demo or the tests need: setup.sh build|demo|test
+#
+# Only what is missing is installed, through apt-get, with sudo when we are not root. Nothing that is there is
+# removed or replaced. Where apt-get can't help, the script says what is missing and stops.
+set -euo pipefail
+
+MIN_RUST=1.88.0
+purpose=${1:-build}
+export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
+
+fail() {
+    printf 'setup: %s\n' "$@" >&2
+    exit 1
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif has sudo; then
+        sudo "$@"
+    else
+        fail "needs root for: $*" "run this as root, or install sudo"
+    fi
+}
+
+# apt PACKAGE…: the package lists are fetched only when the first try fails, as on a fresh image.
+apt() {
+    has apt-get || fail "this system has no apt-get; please install the equivalents of: $*"
+    echo "setup: installing $*"
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends --no-remove)
+    as_root "${install[@]}" "$@" && return
+    as_root apt-get update -q && as_root "${install[@]}" "$@"
+}
+
+# candidate PACKAGE: the version that apt-get would install, empty when there is none.
+candidate() {
+    has apt-cache || return 0
+    apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: \([^(]*\)$/\1/p'
+}
+
+at_least() { dpkg --compare-versions "$1" ge "$2" 2>/dev/null; }
+
+rust_is_new_enough() {
+    has cargo && has rustc || return 1
+    local version
+    version=$(rustc --version 2>/dev/null | cut -d' ' -f2) || return 1
+    [ "$(printf '%s\n' "$MIN_RUST" "$version" | sort -V | head -n1)" = "$MIN_RUST" ]
+}
+
+install_with_rustup() {
+    has rustup || return 1
+    rustup toolchain install stable --profile minimal --component rustfmt --component clippy || return 1
+    rust_is_new_enough || rustup default stable
+}
+
+# Whatever cargo is there comes first; then rustup, if somebody uses it; then the distribution's own packages.
+install_rust() {
+    rust_is_new_enough && return
+    install_with_rustup && rust_is_new_enough && return
+    [ -n "$(candidate rustc)" ] || { has apt-get && as_root apt-get update -q; }
+    if at_least "$(candidate rustc)" "$MIN_RUST"; then
+        apt rustc cargo rustfmt rust-clippy && rust_is_new_enough && return
+    elif [ -n "$(candidate rustup)" ] && ! has rustup; then
+        apt rustup && install_with_rustup && rust_is_new_enough && return
+    elif at_least "$(candidate rustc-web)" "$MIN_RUST"; then
+        # Debian 12 keeps a current compiler for its browsers, without clippy.
+        apt rustc-web cargo-web rustfmt-web && rust_is_new_enough && return
+    fi
+    fail "cargo and rustc $MIN_RUST or newer are needed and could not be installed from the distribution" \
+        "install them with rustup (https://rustup.rs) and run this again"
+}
+
+install_packages() {
+    local missing=()
+    # want COMMAND PACKAGE
+    want() { has "$1" || missing+=("$2"); }
+    want cc gcc
+    want readelf binutils
+    # The binary is static; this is libc.a.
+    cc -print-file-name=libc.a 2>/dev/null | grep -q / || missing+=(libc6-dev)
+    if [ "$purpose" != build ]; then
+        want runc runc
+        want busybox busybox-static
+    fi
+    if [ "$purpose" = test ]; then
+        want podman podman
+        # The original, to compare with; podman brings it along where it comes from the distribution.
+        want conmon conmon
+        want dash dash
+        want setsid util-linux
+    fi
+    [ ${#missing[@]} = 0 ] || apt "${missing[@]}"
+}
+
+check_busybox() {
+    [ "$purpose" = build ] && return
+    # A dynamic busybox doesn't run in an empty root file system.
+    if readelf -lW "$(command -v busybox)" | grep -q INTERP; then
+        has apt-get || fail "busybox must be the static one"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q busybox-static
+    fi
+}
+
+case $purpose in
+build | demo | test) ;;
+*) fail "usage: setup.sh build|demo|test" ;;
+esac
+install_packages
+check_busybox
+install_rust
+echo "setup: ready ($(rustc --version))"

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Runs all rings of tests and prints one line with the totals at the end. `make test` calls it after set-up.
+#
+# Every stage runs, also after one has failed. With CI=true nothing may be left out: a tool that is missing, a test
+# that is ignored and a test that skips itself are failures there.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+export PATH="$PATH:/usr/sbin:/sbin"
+
+cargo=${CARGO:-cargo}
+target=${CARGO_TARGET_DIR:-$PWD/target}
+binary=$target/release/conmon
+original=${ORIGINAL_CONMON:-$(command -v conmon || echo /usr/bin/conmon)}
+mkdir -p "$target"
+log=$(mktemp "$target/test-log.XXXXXX")
+trap 'rm -f "$log"' EXIT
+failed=()
+
+# stage NAME COMMAND…: remembers a failure and goes on.
+stage() {
+    local name=$1
+    shift
+    printf '\n== %s\n' "$name"
+    "$@" 2>&1 | tee -a "$log" || failed+=("$name")
+}
+
+lint() {
+    if "$cargo" clippy --version >/dev/null 2>&1; then
+        "$cargo" clippy --workspace --all-targets -- -D warnings
+    elif [ "${CI:-}" = true ]; then
+        echo "clippy is missing"
+        return 1
+    else
+        echo "clippy is not installed: not run"
+    fi
+}
+
+# The memory of an idle monitor depends on it: no dynamic loader, a fixed address.
+is_static() {
+    if readelf -lW "$binary" | grep -q INTERP; then
+        echo "$binary needs a dynamic loader"
+        return 1
+    fi
+    if ! readelf -hW "$binary" | grep -q 'Type:.*EXEC'; then
+        echo "$binary is position-independent"
+        return 1
+    fi
+    size "$binary"
+}
+
+build() { "$cargo" build --release --bin conmon && "$cargo" build --workspace --bins; }
+
+own_tests() { "$cargo" test -p ferromon --no-fail-fast; }
+
+# Real containers need root; cargo starts each test program through this runner then.
+compat_tests() {
+    if [ "$(id -u)" != 0 ]; then
+        local host
+        host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+        export "CARGO_TARGET_${host}_RUNNER=sudo -E"
+    fi
+    OURS_UNDER_TEST=$binary ORIGINAL_CONMON=$original "$cargo" test -p compat-tests --no-fail-fast
+}
+
+# The same tests on the original: what proves that they test conmon's behaviour and not ours.
+tests_on_original() {
+    if ! compgen -G 'tests/*.rs' >/dev/null; then
+        echo "no tests in tests/"
+        return
+    fi
+    CONMON_UNDER_TEST=$original "$cargo" test -p ferromon --no-fail-fast --test '*'
+}
+
+stage "formatting" "$cargo" fmt --all --check
+stage "clippy" lint
+stage "build" build
+stage "static binary" is_static
+stage "unit tests and tests/" own_tests
+stage "compat-tests: beside $original, with runc and podman" compat_tests
+stage "tests/ on $original" tests_on_original
+
+read -r passed broken ignored < <(awk '
+    /^test result: / { passed += $4; broken += $6; ignored += $8 }
+    END { print passed + 0, broken + 0, ignored + 0 }' "$log")
+if [ "${CI:-}" = true ] && [ "$ignored" != 0 ]; then
+    failed+=("$ignored ignored tests")
+fi
+printf '\n'
+for name in "${failed[@]}"; do
+    echo "failed: $name"
+done
+verdict=ok
+[ ${#failed[@]} = 0 ] || verdict=FAILED
+echo "test result: $verdict. $passed passed; $broken failed; $ignored ignored; finished in ${SECONDS}s"
+[ $verdict = ok ]

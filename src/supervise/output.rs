@@ -1,0 +1,200 @@
+//! One of the container's output streams, and the bytes of it that have not found their place yet.
+//!
+//! The buffer is as large as a pipe plus one unfinished log line. While the runtime creates the container it holds
+//! what was written so far, because the end of that is the error message if creation fails. Afterwards it holds at
+//! most an unfinished line that the log has not taken.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::pace::Pace;
+use crate::sys::mem::Mapping;
+
+/// What a default pipe holds, so that one read empties it.
+const READ_SIZE: usize = 64 * 1024;
+/// The longest unfinished line that the log leaves with us, and some room.
+const TAIL_SIZE: usize = 8 * 1024 + 64;
+
+/// How much of a failing runtime's text is kept for the report.
+pub(super) const MESSAGE_SIZE: usize = 4096;
+
+/// What one read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// New bytes, and probably more behind them.
+    More,
+    /// New bytes, and nothing more right now. Never said of a pty, which hands out its buffer in small pieces.
+    Last,
+    /// Nothing to read right now.
+    Dry,
+    /// No writer is left.
+    End,
+}
+
+#[derive(Debug)]
+pub(super) struct Output {
+    /// `None` once the last writer is gone.
+    source: Option<OwnedFd>,
+    is_pty: bool,
+    buffer: Mapping,
+    /// `buffer[..len]` is held.
+    len: usize,
+    /// `buffer[..seen]` was shown to attached clients already.
+    seen: usize,
+    /// What the last read brought.
+    pub(super) last_read: usize,
+    pub(super) pace: Pace,
+    /// More than the first page of the buffer was used since [`Output::shed`].
+    is_dirty: bool,
+}
+
+impl Output {
+    /// `source` must be non-blocking.
+    ///
+    /// # Errors
+    /// No address space is left.
+    pub(super) fn new(source: OwnedFd, is_pty: bool) -> io::Result<Self> {
+        let buffer = Mapping::new(READ_SIZE + TAIL_SIZE)?;
+        Ok(Self {
+            source: Some(source),
+            is_pty,
+            buffer,
+            len: 0,
+            seen: 0,
+            last_read: 0,
+            pace: Pace::default(),
+            is_dirty: false,
+        })
+    }
+
+    pub(super) fn source(&self) -> Option<BorrowedFd<'_>> {
+        self.source.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes the descriptor out, to be deregistered and closed.
+    pub(super) fn close(&mut self) -> Option<OwnedFd> {
+        self.source.take()
+    }
+
+    /// One read, behind the bytes that are held.
+    ///
+    /// # Errors
+    /// As read(2), where it is neither a full stop nor a pause.
+    pub(super) fn fill(&mut self) -> io::Result<Fill> {
+        let Some(source) = &self.source else { return Ok(Fill::End) };
+        let room = self.buffer.get_mut(self.len..).unwrap_or_default();
+        let room = if room.len() > READ_SIZE { room.split_at_mut(READ_SIZE).0 } else { room };
+        let wanted = room.len();
+        self.last_read = 0;
+        let read = loop {
+            match nix::unistd::read(source, room) {
+                Err(Errno::EINTR) => {}
+                Ok(read) => break read,
+                Err(Errno::EAGAIN) => return Ok(Fill::Dry),
+                // A pty without a follower. That can change: the next one to open it makes it readable again.
+                Err(Errno::EIO) if self.is_pty => return Ok(Fill::Dry),
+                Err(e) => return Err(e.into()),
+            }
+        };
+        if read == 0 && wanted > 0 {
+            return Ok(Fill::End);
+        }
+        self.len += read;
+        self.last_read = read;
+        self.is_dirty |= self.len > 4096;
+        Ok(if read == wanted || self.is_pty { Fill::More } else { Fill::Last })
+    }
+
+    pub(super) fn held(&self) -> &[u8] {
+        self.buffer.get(..self.len).unwrap_or_default()
+    }
+
+    /// The first `upto` held bytes, less those that clients have seen. They count as seen from now on.
+    pub(super) fn take_unseen(&mut self, upto: usize) -> &[u8] {
+        let from = self.seen;
+        self.seen = from.max(upto);
+        self.buffer.get(from..upto).unwrap_or_default()
+    }
+
+    /// Forgets the first `taken` held bytes.
+    pub(super) fn consume(&mut self, taken: usize) {
+        let taken = taken.min(self.len);
+        if taken > 0 && taken < self.len {
+            self.buffer.copy_within(taken..self.len, 0);
+        }
+        self.len -= taken;
+        self.seen = self.seen.saturating_sub(taken);
+    }
+
+    /// There is no room for another whole read.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.len > TAIL_SIZE
+    }
+
+    pub(super) fn ends_mid_line(&self) -> bool {
+        self.held().last().is_some_and(|&byte| byte != b'\n')
+    }
+
+    /// How many bytes the pipe holds right now.
+    pub(super) fn waiting(&self) -> usize {
+        // A pty does not say reliably; its buffer is far smaller than this.
+        let pty_limit = if self.is_pty { READ_SIZE } else { 0 };
+        self.source.as_ref().map_or(0, crate::sys::fd::readable_bytes).max(pty_limit)
+    }
+
+    /// Gives the buffer's pages back if it is empty. Returns whether there was anything to give.
+    pub(super) fn shed(&mut self) -> bool {
+        let sheds = self.is_dirty && self.len == 0;
+        if sheds {
+            self.buffer.discard();
+            self.is_dirty = false;
+        }
+        sheds
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.is_dirty
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe() -> (Output, OwnedFd) {
+        let (read, write) = crate::sys::fd::pipe().unwrap();
+        crate::sys::fd::set_nonblocking(&read).unwrap();
+        (Output::new(read, false).unwrap(), write)
+    }
+
+    #[test]
+    fn reads_follow_each_other_behind_an_unfinished_line() {
+        let (mut out, write) = pipe();
+        assert_eq!(out.fill().unwrap(), Fill::Dry);
+        nix::unistd::write(&write, b"one\ntw").unwrap();
+        assert_eq!(out.fill().unwrap(), Fill::Last);
+        assert!(out.ends_mid_line());
+        assert_eq!(out.take_unseen(6), b"one\ntw");
+        out.consume(4);
+        nix::unistd::write(&write, b"o\n").unwrap();
+        assert_eq!(out.fill().unwrap(), Fill::Last);
+        assert_eq!((out.held(), out.ends_mid_line()), (b"two\n".as_slice(), false));
+        assert_eq!(out.take_unseen(4), b"o\n", "clients see every byte once");
+        drop(write);
+        assert_eq!(out.fill().unwrap(), Fill::End);
+    }
+
+    #[test]
+    fn a_full_pipe_takes_one_read() {
+        let (mut out, write) = pipe();
+        nix::unistd::write(&write, &[b'x'; READ_SIZE]).unwrap();
+        assert_eq!(out.waiting(), READ_SIZE);
+        assert_eq!(out.fill().unwrap(), Fill::More);
+        assert!(out.is_crowded());
+        out.consume(READ_SIZE);
+        assert_eq!(out.fill().unwrap(), Fill::Dry);
+        assert!(out.shed() && !out.shed());
+    }
+}

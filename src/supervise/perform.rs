@@ -1,0 +1,200 @@
+//! The only place that carries out what the lifecycle decides.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::lifecycle::{Action, Input, Outcome};
+use super::oom::OomWatch;
+use super::privileges;
+use super::streams::{BOTH, watch};
+use super::watch::{POLL_INTERVAL, Watch};
+use super::{Event, Monitor, QUIET_AFTER};
+use crate::config::{ApiVersion, Operation};
+use crate::diag::{debug, error, info, warn};
+use crate::error::strerror;
+use crate::log::Stream;
+use crate::sys::process::ExitStatus;
+
+/// How long a killed container may take to die before its end is published anyway.
+pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Monitor<'_> {
+    /// Tells the lifecycle `input` and does what it decides.
+    pub(super) fn step(&mut self, input: Input) {
+        for action in self.lifecycle.step(input) {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::ReadPidFile => {
+                let answer = self.read_pid_file();
+                self.step(Input::PidFile(answer));
+            }
+            Action::Start(pid) => self.start(pid),
+            Action::ReportFailure => self.report_failure(),
+            Action::Forward(pid, signal) => self.forward(pid, signal),
+            Action::Kill(_) => self.kill(),
+            Action::DrainOutput => {
+                self.drain();
+                self.step(Input::Drained);
+            }
+            Action::Finish(outcome) => self.finish(outcome),
+        }
+    }
+
+    /// The pid that the runtime wrote. `None` with the reason in `failure` when it did not start anything.
+    fn read_pid_file(&mut self) -> Option<Pid> {
+        // It may have been sent in the runtime's last moment.
+        self.on_console(Instant::now());
+        if self.config.terminal && !self.has_terminal() {
+            self.failure = "Runtime did not set up terminal".into();
+            return None;
+        }
+        let path = &self.config.container_pidfile;
+        let pid = match fs::read(path) {
+            Ok(text) => leading_pid(&text),
+            Err(e) => {
+                self.failure = format!("Failed to open file {}: {}", path.display(), strerror(&e));
+                return None;
+            }
+        };
+        if pid.is_none() {
+            self.failure = format!("The runtime left no pid in {}", path.display());
+        }
+        pid
+    }
+
+    fn start(&mut self, pid: Pid) {
+        debug!("container PID: {pid}");
+        self.exec_failure = None;
+        if self.config.api == ApiVersion::V1 || !matches!(self.config.operation, Operation::Exec { .. }) {
+            self.sync.report(pid.as_raw(), b"");
+        }
+        let now = Instant::now();
+        self.watch_container(pid, now);
+        self.watch_memory(pid);
+        privileges::drop_unneeded();
+        self.deadlines.timeout = self.config.timeout.map(|timeout| now + timeout);
+        self.deadlines.quiet = Some(now + QUIET_AFTER);
+        // What was held back is the container's output now, and there may be more.
+        for stream in BOTH {
+            self.deliver_all(stream, false, now);
+            self.mark(Event::Output(stream));
+        }
+    }
+
+    fn watch_container(&mut self, pid: Pid, now: Instant) {
+        self.container = Watch::open(pid);
+        match &self.container {
+            Some(Watch::Polling(_)) => self.deadlines.look = Some(now + POLL_INTERVAL),
+            Some(watched) => {
+                let watching =
+                    watched.descriptor().map(|fd| watch(self.poll.registry(), fd, Event::Container));
+                if let Some(Err(e)) = watching {
+                    warn!("Failed to watch the container: {}", strerror(&e));
+                    self.container = Some(Watch::Polling(pid));
+                    self.deadlines.look = Some(now + POLL_INTERVAL);
+                }
+            }
+            // Gone already. If it was our child the lifecycle has its status, or reaping brings it.
+            None => self.mark(Event::Container),
+        }
+    }
+
+    /// Best effort: a container without a watch runs as well.
+    fn watch_memory(&mut self, pid: Pid) {
+        self.oom = OomWatch::open(pid);
+        if let Some(Err(e)) =
+            self.oom.as_ref().map(|oom| oom.register(self.poll.registry(), Event::OutOfMemory.token()))
+        {
+            debug!("Failed to watch the container's memory: {}", strerror(&e));
+        }
+    }
+
+    /// conmon: `conmon.c:main`, where the runtime's status is looked at.
+    fn report_failure(&mut self) {
+        // What it said last may not have been read yet. None of it is the container's output: there is no container.
+        self.hold_back(Stream::Stderr, Instant::now());
+        let text = self.streams.get(Stream::Stderr).map(|output| output.held().to_vec()).unwrap_or_default();
+        self.close_streams();
+        let message = if text.is_empty() { self.why_nothing_started() } else { text };
+        if !message.is_empty() {
+            warn!("runtime stderr: {}", String::from_utf8_lossy(&message));
+        }
+        self.sync.report(-1, &message);
+    }
+
+    fn why_nothing_started(&self) -> Vec<u8> {
+        let path = self.config.runtime.path.display();
+        match self.exec_failure.as_ref().and_then(|failure| failure.error()) {
+            Some(e) => format!("Failed to execute the runtime {path}: {}", strerror(&e)).into_bytes(),
+            None => self.failure.clone().into_bytes(),
+        }
+    }
+
+    fn forward(&self, pid: Pid, signal: Signal) {
+        let sent = match &self.container {
+            Some(container) => container.send(signal),
+            None => kill(pid, signal).map_err(Into::into),
+        };
+        if let Err(e) = sent {
+            debug!("Failed to forward {signal} to {pid}: {}", strerror(&e));
+        }
+    }
+
+    fn kill(&mut self) {
+        info!("Timed out, killing the container");
+        if let Some(container) = &self.container {
+            container.kill();
+        }
+        self.deadlines.give_up = Some(Instant::now() + KILL_PATIENCE);
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Exited(ExitStatus::Unknown) => {
+                warn!(
+                    "The container is not a child of the monitor: how it ended is unknown, and recorded as -1"
+                );
+            }
+            Outcome::Exited(status) => debug!("container exited with status {}", status.number()),
+            Outcome::TimedOut => {}
+            Outcome::NotStarted(runtime) => {
+                error!("Failed to create container: exit status {}", runtime.number());
+            }
+        }
+        self.outcome = Some(outcome);
+    }
+}
+
+/// What atoi finds, if it is a pid.
+fn leading_pid(text: &[u8]) -> Option<Pid> {
+    let text = text.trim_ascii_start();
+    let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
+    let number = std::str::from_utf8(text.get(..digits)?).ok()?.parse::<i32>().ok()?;
+    (number > 0).then(|| Pid::from_raw(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_positive_number_is_a_pid() {
+        let table: [(&[u8], Option<i32>); 7] = [
+            (b"42", Some(42)),
+            (b" 42\n", Some(42)),
+            (b"", None),
+            (b"0", None),
+            (b"-7", None),
+            (b"abc", None),
+            (b"99999999999", None),
+        ];
+        table.into_iter().for_each(|(text, pid)| assert_eq!(leading_pid(text).map(Pid::as_raw), pid));
+    }
+}

@@ -1,0 +1,276 @@
+//! The way of the container's output: from its pipes to the log, then to attached clients.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::output::{Fill, MESSAGE_SIZE, Output};
+use super::pace::NAP;
+use super::{Event, Monitor, QUIET_AFTER, Turn};
+use crate::diag::warn;
+use crate::error::{Context, Result, strerror};
+use crate::log::Stream;
+
+/// Reads of one stream in one turn, each as large as a pipe.
+const READS_PER_TURN: usize = 4;
+
+/// After the container's end, what its pipes hold is read, but no longer than this.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+pub(super) const BOTH: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+/// Both output streams; `None` is one that does not pass through us (yet).
+#[derive(Debug)]
+pub(super) struct Streams {
+    stdout: Option<Output>,
+    stderr: Option<Output>,
+}
+
+impl Streams {
+    /// Registers the read ends that there are.
+    ///
+    /// # Errors
+    /// No address space or kernel memory is left.
+    pub(super) fn new(stdout: Option<OwnedFd>, stderr: Option<OwnedFd>, registry: &Registry) -> Result<Self> {
+        let open = |stream, end: Option<OwnedFd>| match end {
+            Some(end) => Self::open(stream, end, false, registry).map(Some),
+            None => Ok(None),
+        };
+        Ok(Self { stdout: open(Stream::Stdout, stdout)?, stderr: open(Stream::Stderr, stderr)? })
+    }
+
+    fn open(stream: Stream, end: OwnedFd, is_pty: bool, registry: &Registry) -> Result<Output> {
+        let output = Output::new(end, is_pty).context(|| "Failed to map a buffer".into())?;
+        if let Some(source) = output.source() {
+            watch(registry, source, Event::Output(stream))
+                .context(|| "Failed to watch a stdio pipe".into())?;
+        }
+        Ok(output)
+    }
+
+    /// The terminal is there: it is stdout from now on.
+    ///
+    /// # Errors
+    /// As [`Streams::new`].
+    pub(super) fn open_terminal(&mut self, leader: OwnedFd, registry: &Registry) -> Result<()> {
+        self.stdout = Some(Self::open(Stream::Stdout, leader, true, registry)?);
+        Ok(())
+    }
+
+    pub(super) fn get(&mut self, stream: Stream) -> Option<&mut Output> {
+        match stream {
+            Stream::Stdout => self.stdout.as_mut(),
+            Stream::Stderr => self.stderr.as_mut(),
+        }
+    }
+
+    /// Gives buffers back that are empty.
+    pub(super) fn shed(&mut self) {
+        for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
+            output.shed();
+        }
+    }
+
+    fn close(&mut self, stream: Stream, registry: &Registry) {
+        // First out of epoll: a duplicate of the pipe in a child would keep it reporting.
+        if let Some(source) = self.get(stream).and_then(Output::close) {
+            let _ = registry.deregister(&mut SourceFd(&source.as_raw_fd()));
+        }
+    }
+}
+
+/// Watches `source` for input under the token of `event`.
+pub(super) fn watch(registry: &Registry, source: BorrowedFd<'_>, event: Event) -> std::io::Result<()> {
+    registry.register(&mut SourceFd(&source.as_raw_fd()), event.token(), Interest::READABLE)
+}
+
+impl Monitor<'_> {
+    pub(super) fn on_output(&mut self, stream: Stream, now: Instant) -> Turn {
+        if self.lifecycle.is_creating() {
+            return self.hold_back(stream, now);
+        }
+        for _ in 0..READS_PER_TURN {
+            if self.is_held(stream) {
+                // The log or a client takes no more for now: the pipe fills up, as if they held its other end.
+                // `resume` brings us back.
+                self.deliver_all(stream, false, now);
+                return Turn::Dry;
+            }
+            if self.pump(stream, now) == Turn::Dry {
+                return self.pace(stream, now);
+            }
+        }
+        Turn::More
+    }
+
+    /// The pipe is empty. A container that writes line after line is given a moment to fill it again, unless somebody
+    /// is attached, who may be waiting for an answer.
+    fn pace(&mut self, stream: Stream, now: Instant) -> Turn {
+        let Some(output) = self.streams.get(stream) else { return Turn::Dry };
+        if output.source().is_none()
+            || !output.pace.naps_after(output.last_read, now)
+            || self.attach.has_clients()
+        {
+            return Turn::Dry;
+        }
+        std::thread::sleep(NAP);
+        Turn::More
+    }
+
+    /// One read, and everything that follows from it.
+    fn pump(&mut self, stream: Stream, now: Instant) -> Turn {
+        let Some(output) = self.streams.get(stream) else { return Turn::Dry };
+        match output.fill() {
+            Ok(Fill::More) => {
+                self.deliver_all(stream, true, now);
+                Turn::More
+            }
+            Ok(Fill::Last) => {
+                // A line may be in the middle of being written; one more read tells whether the rest is there.
+                let is_unfinished = output.ends_mid_line();
+                self.deliver_all(stream, is_unfinished, now);
+                if is_unfinished { Turn::More } else { Turn::Dry }
+            }
+            Ok(Fill::Dry) => {
+                self.deliver_all(stream, false, now);
+                Turn::Dry
+            }
+            Ok(Fill::End) => self.end_of(stream, now),
+            Err(e) => {
+                warn!("Failed to read the container's {}: {}", stream.name(), strerror(&e));
+                self.end_of(stream, now)
+            }
+        }
+    }
+
+    fn end_of(&mut self, stream: Stream, now: Instant) -> Turn {
+        self.deliver_all(stream, false, now);
+        self.streams.close(stream, self.poll.registry());
+        Turn::Dry
+    }
+
+    /// Before there is a container: keeps what the runtime writes, the end of which explains a failure. What is more
+    /// than that is passed on, so that a talkative runtime never waits for us.
+    pub(super) fn hold_back(&mut self, stream: Stream, now: Instant) -> Turn {
+        for _ in 0..READS_PER_TURN {
+            let Some(output) = self.streams.get(stream) else { return Turn::Dry };
+            if output.is_crowded() {
+                let passed = output.held().len() - MESSAGE_SIZE;
+                self.deliver(stream, passed, true, now);
+                continue;
+            }
+            match output.fill() {
+                Ok(Fill::More | Fill::Last) => {}
+                Ok(Fill::Dry) => return Turn::Dry,
+                Ok(Fill::End) | Err(_) => {
+                    self.streams.close(stream, self.poll.registry());
+                    return Turn::Dry;
+                }
+            }
+        }
+        Turn::More
+    }
+
+    /// Log first, then clients. `more`: the rest of an unfinished line can be read at once.
+    pub(super) fn deliver_all(&mut self, stream: Stream, more: bool, now: Instant) {
+        let all = self.streams.get(stream).map_or(0, |output| output.held().len());
+        self.deliver(stream, all, more, now);
+    }
+
+    fn deliver(&mut self, stream: Stream, upto: usize, more: bool, now: Instant) {
+        let Some(output) = self.streams.get(stream) else { return };
+        let bytes = output.held().get(..upto).unwrap_or_default();
+        if bytes.is_empty() {
+            return;
+        }
+        let taken = self.log.append(stream, bytes, more);
+        self.attach.broadcast(stream, output.take_unseen(upto), self.poll.registry(), now);
+        output.consume(taken);
+        if output.is_dirty() {
+            self.deadlines.quiet = Some(now + QUIET_AFTER);
+        }
+        self.watch_full_log();
+    }
+
+    fn is_held(&self, stream: Stream) -> bool {
+        self.is_log_full || self.attach.holds(stream)
+    }
+
+    /// Waits for a log that is full, if it is one that can be waited for.
+    fn watch_full_log(&mut self) {
+        let Some(full) = self.log.blocked().filter(|_| !self.is_log_full) else { return };
+        let registry = self.poll.registry();
+        match registry.register(&mut SourceFd(&full.as_raw_fd()), Event::Log.token(), Interest::WRITABLE) {
+            Ok(()) => self.is_log_full = true,
+            Err(e) => warn!("Failed to wait for the log: {}", strerror(&e)),
+        }
+    }
+
+    pub(super) fn on_log_writable(&mut self, now: Instant) -> Turn {
+        // A log that was replaced meanwhile has left epoll with its descriptor.
+        if let Some(full) = self.log.blocked() {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&full.as_raw_fd()));
+        }
+        self.is_log_full = false;
+        for stream in BOTH {
+            self.deliver_all(stream, false, now);
+        }
+        self.resume();
+        Turn::Dry
+    }
+
+    /// Clients have taken something: streams that waited for that go on.
+    pub(super) fn resume(&mut self) {
+        for stream in BOTH {
+            if !self.is_held(stream) {
+                self.mark(Event::Output(stream));
+            }
+        }
+    }
+
+    /// Takes what the pipes hold at this moment, and no more: an orphan of the container may go on writing for ever.
+    pub(super) fn drain(&mut self) {
+        let start = Instant::now();
+        for stream in BOTH {
+            self.drain_one(stream, start + DRAIN_LIMIT);
+        }
+        self.log.finish();
+        self.close_streams();
+    }
+
+    /// Whatever is written from now on has come too late.
+    pub(super) fn close_streams(&mut self) {
+        for stream in BOTH {
+            self.streams.close(stream, self.poll.registry());
+        }
+    }
+
+    fn drain_one(&mut self, stream: Stream, deadline: Instant) {
+        let mut left = self.streams.get(stream).map_or(0, |output| output.waiting());
+        loop {
+            let now = Instant::now();
+            let Some(output) = self.streams.get(stream) else { return };
+            let held = output.held().len();
+            let filled = if left > 0 { output.fill() } else { Ok(Fill::Dry) };
+            left = left.saturating_sub(output.held().len() - held);
+            let goes_on = matches!(filled, Ok(Fill::More | Fill::Last)) && left > 0 && now < deadline;
+            self.deliver_all(stream, goes_on, now);
+            let is_done = match self.log.blocked() {
+                Some(full) => !becomes_writable(full, deadline.saturating_duration_since(now)),
+                None => !goes_on,
+            };
+            if is_done {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until `fd` takes more, `patience` at most.
+fn becomes_writable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+    poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], patience) == Ok(1)
+}

@@ -1,0 +1,98 @@
+//! Signals: all that can be blocked is blocked in the monitor, and those it wants are read from a descriptor.
+//!
+//! A signal that is blocked and not read has no effect, which is how HUP, USR1, ALRM and the rest are ignored, and
+//! how a log write past RLIMIT_FSIZE ends in EFBIG instead of death. The runtime and the exit command get the mask
+//! back that the driver gave us.
+
+use std::io;
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// What the CPU raises for a fault of ours; blocking these would only hide it.
+const FAULTS: [Signal; 7] = [
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGABRT,
+    Signal::SIGSYS,
+];
+
+/// The signals the monitor acts on.
+const WATCHED: [Signal; 4] = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+
+/// The signal mask that the driver started us with.
+#[derive(Clone, Copy, Debug)]
+pub struct DriverMask(SigSet);
+
+impl DriverMask {
+    /// Makes it the current mask again; async-signal-safe, for a forked child about to exec.
+    pub fn restore(self) {
+        // Fails only for an invalid `how`.
+        let _ = self.0.thread_set_mask();
+    }
+}
+
+/// Blocks everything but faults, and returns what was in force before.
+///
+/// # Errors
+/// As sigprocmask(2).
+pub fn block() -> io::Result<DriverMask> {
+    let mut mask = SigSet::all();
+    FAULTS.into_iter().for_each(|fault| mask.remove(fault));
+    Ok(DriverMask(mask.thread_swap_mask(SigmaskHow::SIG_SETMASK)?))
+}
+
+/// Until the monitor has anything to clean up, TERM ends it with status 1, as it ends conmon.
+///
+/// # Errors
+/// As sigaction(2).
+pub fn exit_on_term() -> io::Result<()> {
+    extern "C" fn leave(_: libc::c_int) {
+        // SAFETY: _exit is async-signal-safe.
+        unsafe { libc::_exit(1) }
+    }
+    let action = SigAction::new(SigHandler::Handler(leave), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler calls nothing but _exit.
+    unsafe { sigaction(Signal::SIGTERM, &action) }?;
+    Ok(())
+}
+
+/// SIGPIPE is ignored by the monitor and, like under conmon, by all it starts. The standard library does the same
+/// at start; this says so where it matters.
+///
+/// # Errors
+/// As sigaction(2).
+pub fn ignore_sigpipe() -> io::Result<()> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: SIG_IGN runs no code.
+    unsafe { sigaction(Signal::SIGPIPE, &ignore) }?;
+    Ok(())
+}
+
+/// The descriptor the event loop reads [`WATCHED`] signals from.
+#[derive(Debug)]
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// # Errors
+    /// As signalfd(2).
+    pub fn open() -> io::Result<Self> {
+        let mask = WATCHED.into_iter().collect::<SigSet>();
+        Ok(Self(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// The next pending signal, `None` when there is none.
+    pub fn take_next(&mut self) -> Option<Signal> {
+        let info = self.0.read_signal().ok().flatten()?;
+        Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
+    }
+}
+
+impl std::os::fd::AsFd for Signals {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
