@@ -22,7 +22,7 @@ use nix::unistd::fsync;
 
 use crate::config::LogConfig;
 use crate::diag::warn;
-use crate::error::{Context, Result};
+use crate::error::{Error, Result};
 use file::LogFile;
 use journal_record::Fields;
 use journald::{Journald, Settings};
@@ -206,7 +206,12 @@ fn open_k8s(path: &Path, config: &LogConfig) -> Result<K8s<LogFile>> {
     };
     LogFile::open(path, keep, &config.allowlist)
         .and_then(|file| K8s::new(file, limits, Stamp::default()))
-        .context(|| "Failed to open log file".into())
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ENXIO) => {
+                Error::message(format!("Failed to open log file {}: nobody reads this FIFO", path.display()))
+            }
+            _ => Error::os("Failed to open log file", error),
+        })
 }
 
 #[cfg(test)]
