@@ -156,6 +156,12 @@ impl Log {
         }
     }
 
+    /// A reopen was asked for and has failed. Whoever asked may wait for a new file, so [`Self::reopen`] is to be tried
+    /// again though the container says nothing.
+    pub fn owes_reopen(&self) -> bool {
+        self.k8s.as_ref().is_some_and(K8s::owes_reopen)
+    }
+
     /// Nothing more will come: flushes what is held back, for at most a second while a destination is full, and tells
     /// once more of what was lost.
     pub fn finish(&mut self) {
