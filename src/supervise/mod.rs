@@ -14,6 +14,7 @@ pub mod notify;
 pub mod oom;
 mod output;
 mod perform;
+pub mod pidfile;
 pub mod privileges;
 pub mod stdin;
 mod streams;
