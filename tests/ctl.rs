@@ -5,7 +5,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
-use compat_tests::bench::unread_in_fifo;
+use compat_tests::fifo::unread_in_fifo;
 use compat_tests::watch::EventKind;
 use compat_tests::{Bench, LogLine, Monitor, Watch, behaviour, deadline};
 
