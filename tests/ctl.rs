@@ -243,3 +243,26 @@ fn reopen_resets_the_size_limit() {
         assert_eq!(log(&bench), ["two", "three"]);
     });
 }
+
+#[test]
+fn a_reopen_that_fails_is_repeated_until_it_works() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        std::fs::create_dir(bench.path("logs")).unwrap();
+        let path = bench.path("logs/ctr.log");
+        bench.script("payload\nprint one\\n\nwait go\nprint two\\n\nexit 3");
+        let mut monitor = bench.podman().replace("-l", format!("k8s-file:{}", path.display())).run();
+        monitor.report();
+        deadline::until("the line", || (texts(&bench.log_bytes(&path)) == ["one"]).then_some(()));
+        std::fs::rename(bench.path("logs"), bench.path("elsewhere")).unwrap();
+        bench.ctl("2 0 0\n");
+        let pid = monitor.pid();
+        deadline::holds("the monitor lives", Duration::from_millis(100), || pid.alive());
+        std::fs::create_dir(bench.path("logs")).unwrap();
+        // The container is silent meanwhile, and whoever asked waits for the file.
+        deadline::until("the new file", || path.exists().then_some(()));
+        bench.touch("go");
+        assert_eq!(monitor.finish_rest(), "3");
+        assert_eq!(texts(&std::fs::read(&path).unwrap()), ["two"]);
+    });
+}

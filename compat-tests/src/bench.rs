@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use crate::attach::AttachClient;
 use crate::command::MonitorCommand;
 use crate::deadline;
-use crate::differences;
+use crate::differences::{self, Broken};
 use crate::process::{self, Process};
 
 /// The container id that all command lines use; as long as a real one.
@@ -352,8 +352,11 @@ pub fn built(name: &str) -> PathBuf {
         if profile.file_name() == Some(OsStr::new("release")) {
             build.arg("--release");
         }
-        let status = build.status().expect("cargo build");
-        assert!(status.success() && program.exists(), "{} is not built", program.display());
+        let built = build.status().is_ok_and(|status| status.success());
+        if !built || !program.exists() {
+            eprintln!("{} is not built", program.display());
+            std::panic::panic_any(Broken);
+        }
     }
     program
 }

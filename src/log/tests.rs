@@ -15,10 +15,10 @@ fn config(path: PathBuf) -> LogConfig {
 }
 
 #[test]
-fn what_cant_be_opened_is_an_error() {
+fn what_cant_be_opened_is_named() {
     let dir = Scratch::new();
     let fifo = dir.fifo("fifo");
-    let unread = format!("Nobody reads the FIFO {}, the log path", fifo.display());
+    let unread = format!("Failed to open log file {}: nobody reads this FIFO", fifo.display());
     let cases = [
         (config(dir.path("none/c")), "Failed to open log file No such file or directory"),
         (config(fifo), unread.as_str()),

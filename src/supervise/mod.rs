@@ -15,6 +15,7 @@ pub mod oom;
 mod output;
 mod pace;
 mod perform;
+pub mod pidfile;
 pub mod privileges;
 pub mod stdin;
 mod streams;
@@ -115,6 +116,8 @@ struct Deadlines {
     give_up: Option<Instant>,
     /// The next look for a container that can't be watched.
     look: Option<Instant>,
+    /// The next attempt to reopen the log.
+    reopen: Option<Instant>,
     /// The buffers go back if nobody needs them until then.
     quiet: Option<Instant>,
 }
@@ -369,6 +372,9 @@ impl<'a> Monitor<'a> {
         if is_due(&mut self.deadlines.look, now) {
             self.look_for_container(now);
         }
+        if is_due(&mut self.deadlines.reopen, now) && self.log.owes_reopen() {
+            self.reopen_log(now);
+        }
         if is_due(&mut self.deadlines.quiet, now) {
             self.streams.shed();
             self.log.shed();
@@ -397,8 +403,8 @@ impl<'a> Monitor<'a> {
 }
 
 impl Deadlines {
-    fn all(&self) -> [Option<Instant>; 4] {
-        [self.timeout, self.give_up, self.look, self.quiet]
+    fn all(&self) -> [Option<Instant>; 5] {
+        [self.timeout, self.give_up, self.look, self.reopen, self.quiet]
     }
 }
 
