@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::launch::Role;
 use crate::launch::parent::Inherited;
 use crate::report::sync_pipe::{Key, SyncPipe};
+use crate::sys::scratch::HEAP;
 
 /// The program: runs the monitor on the `words` of its command line (without its own name) and chooses the exit status.
 pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
@@ -58,19 +59,37 @@ fn print_error(error: &Error) {
 }
 
 fn run(words: &[OsString], inherited: &mut Inherited) -> Result<ExitCode> {
-    let args = match cli::parse(words.iter().cloned())? {
+    match read_config(words)? {
+        Some(config) => supervise(&config, inherited),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// What the command line means; `None` when it only asked for something to be printed.
+// Not inlined: its large frame would stay below the event loop for as long as the container runs.
+#[inline(never)]
+fn read_config(words: &[OsString]) -> Result<Option<Config>> {
+    // clap's leavings would stay with the monitor for as long as its container runs: only the options leave this heap.
+    HEAP.open();
+    let parsed = cli::parse(words.iter().cloned());
+    HEAP.close();
+    let args = match parsed? {
         Parsed::Print(text) => {
             // A reader that has gone, as in `conmon --help | head -1`, is no error.
             let _ = std::io::stdout().write_all(text.as_bytes());
-            return Ok(ExitCode::SUCCESS);
+            return Ok(None);
         }
-        Parsed::Run(args) => *args,
+        Parsed::Run(args) => (*args).clone(),
     };
+    HEAP.release();
     config::start_messages(&args);
-    let config = Config::try_from(args)?;
+    Config::try_from(args).map(Some)
+}
+
+fn supervise(config: &Config, inherited: &mut Inherited) -> Result<ExitCode> {
     let log = log::Log::open(&config.log, &config.identity())?;
     config.log.check_tags()?;
-    match launch::launch(&config, log, inherited)? {
+    match launch::launch(config, log, inherited)? {
         Role::Parent(Ok(())) => Ok(ExitCode::SUCCESS),
         Role::Parent(Err(error)) => {
             print_error(&error);
@@ -78,7 +97,7 @@ fn run(words: &[OsString], inherited: &mut Inherited) -> Result<ExitCode> {
         }
         Role::Monitor(mut launched) => {
             let outcome = launched.monitor.run();
-            Ok(report::finish(&config, outcome, *launched, std::mem::take(inherited)).into())
+            Ok(report::finish(config, outcome, *launched, std::mem::take(inherited)).into())
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A client of the attach socket, as podman and CRI-O are.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
@@ -49,7 +49,7 @@ impl AttachClient {
     /// The next packet: stream number and payload; `None` when the monitor has hung up.
     #[must_use]
     pub fn packet(&self) -> Option<(u8, Vec<u8>)> {
-        assert!(deadline::readable(as_fd(&self.socket), limit()), "gave up waiting for an attach packet");
+        assert!(deadline::readable(self.socket.as_fd(), limit()), "gave up waiting for an attach packet");
         let mut buffer = vec![0; 64 * 1024];
         let count = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap_or(0);
         buffer.truncate(count);
@@ -60,7 +60,7 @@ impl AttachClient {
     /// Whether a packet or the end has arrived.
     #[must_use]
     pub fn has_news(&self) -> bool {
-        deadline::readable(as_fd(&self.socket), std::time::Duration::ZERO)
+        deadline::readable(self.socket.as_fd(), std::time::Duration::ZERO)
     }
 
     /// Reads packets until the payload of `stream` contains `needle`; everything of that stream so far.
@@ -101,6 +101,8 @@ impl AttachClient {
     }
 }
 
-fn as_fd(fd: &OwnedFd) -> std::os::fd::BorrowedFd<'_> {
-    std::os::fd::AsFd::as_fd(fd)
+impl AsFd for AttachClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }

@@ -168,6 +168,11 @@ impl Bench {
         MonitorCommand::crio_exec(self)
     }
 
+    /// Sets what the exit command does (see [`MonitorCommand::exit_command`]); its `record` writes to `t/seen`.
+    pub fn exit_script(&self, text: &str) {
+        std::fs::write(self.path("t/script"), text).expect("script");
+    }
+
     /// A client of the container's attach socket.
     #[must_use]
     pub fn attach(&self) -> AttachClient {
@@ -180,7 +185,6 @@ impl Bench {
     }
 
     /// Waits for the file in the exit dir and gives its content.
-    #[must_use]
     pub fn wait_exit_file(&self) -> String {
         self.wait_file(&self.exit_file())
     }
@@ -234,6 +238,25 @@ impl Bench {
             .collect();
         self.seen.borrow_mut().extend(ours.iter().map(|process| process.0));
         ours
+    }
+
+    /// The monitor itself, found by its command line; for execs, which have no conmon pid file.
+    #[must_use]
+    pub fn monitor(&self) -> Process {
+        let own = std::process::id().cast_signed();
+        let program = self.program.as_os_str().as_bytes();
+        deadline::until("the monitor", || {
+            let runs = |process: &Process| {
+                process.ppid() == own && process.cmdline().split(|byte| *byte == 0).next() == Some(program)
+            };
+            self.processes().into_iter().find(runs)
+        })
+    }
+
+    /// The file in the exit dir of an exec session.
+    #[must_use]
+    pub fn exec_exit_file(&self) -> PathBuf {
+        self.path("x/exit").join(CID)
     }
 
     /// Has `pid` reaped at the end.
@@ -308,7 +331,10 @@ pub fn write_fifo(path: &Path, bytes: &[u8]) {
     }
 }
 
-/// A program built beside the test executable (`target/<profile>/NAME`); built now if it is not there.
+/// A program built beside the test executable (`target/<profile>/NAME`).
+///
+/// Cargo builds it along with the tests, but not when it is asked for one test file only: then a missing program, or a
+/// stand-in older than its source, is built here.
 ///
 /// # Panics
 /// When it can't be built.
@@ -319,7 +345,7 @@ pub fn built(name: &str) -> PathBuf {
     let program = profile.join(name);
     static BUILD: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _guard = BUILD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if !program.exists() {
+    if !program.exists() || (name == "standin-runtime" && older_than_source(&program)) {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut build = std::process::Command::new(cargo);
         build.args(["build", "--quiet", "--bins"]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
@@ -330,6 +356,13 @@ pub fn built(name: &str) -> PathBuf {
         assert!(status.success() && program.exists(), "{} is not built", program.display());
     }
     program
+}
+
+fn older_than_source(program: &Path) -> bool {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = ["standin.rs", "standin/console.rs", "standin/record.rs", "bin/standin-runtime.rs"];
+    let time = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    files.iter().filter_map(|file| time(&source.join(file))).max() > time(program)
 }
 
 /// One record of a k8s-file log.
@@ -346,7 +379,7 @@ impl LogLine {
     /// Takes a whole log apart.
     ///
     /// # Panics
-    /// When a line is not `STAMP STREAM TAG CONTENT`, or the last one is not complete.
+    /// When a line is not `STAMP STREAM TAG CONTENT` with a stamp of the right length, or the last one is not complete.
     #[must_use]
     pub fn parse_all(bytes: &[u8]) -> Vec<Self> {
         let Some(whole) = bytes.strip_suffix(b"\n") else {
@@ -364,6 +397,9 @@ impl LogLine {
         };
         let (stamp, stream, tag) = (text(), text(), text());
         let content = fields.next().unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(line)));
+        let stamped =
+            stamp.len() == 35 && stamp.is_ascii() && stamp.starts_with(|c: char| c.is_ascii_digit());
+        assert!(stamped, "not a time stamp: {stamp:?}");
         assert!(stream == "stdout" || stream == "stderr", "stream {stream}");
         assert!(tag == "F" || tag == "P", "tag {tag}");
         Self { stamp, stream, tag, content: content.to_vec() }

@@ -157,6 +157,25 @@ impl<'b> MonitorCommand<'b> {
         self.without(name).option(name, value)
     }
 
+    /// The stand-in as exit command, obeying [`Bench::exit_script`], with `words` before what it needs itself.
+    #[must_use]
+    pub fn exit_command<W: AsRef<OsStr>>(self, words: impl IntoIterator<Item = W>) -> Self {
+        let folder = self.bench.path("t");
+        let own: Vec<OsString> = [
+            "create".into(),
+            "--bundle".into(),
+            (&folder).into(),
+            "--pid-file".into(),
+            folder.join("pid").into(),
+        ]
+        .to_vec();
+        let mut command = self.option("--exit-command", built("standin-runtime"));
+        for word in words.into_iter().map(|word| word.as_ref().to_owned()).chain(own) {
+            command = command.option("--exit-command-arg", word);
+        }
+        command
+    }
+
     /// Adds a variable, even if it is there already.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use crate::attach::AttachClient;
 use crate::bench::{Bench, CID};
 use crate::channel::{End, Report};
 use crate::deadline;
@@ -99,6 +100,17 @@ impl<'b> Monitor<'b> {
     pub fn container(&self) -> Process {
         let text = self.bench.wait_file(&self.bench.path("pidfile"));
         Process(text.parse().unwrap_or_else(|_| panic!("pid file holds {text:?}")))
+    }
+
+    /// A client of the container's attach socket that the monitor has accepted, so that it misses no output from now on.
+    #[must_use]
+    pub fn attach(&self) -> AttachClient {
+        let pid = self.pid();
+        let sockets = || pid.fds().values().filter(|target| target.starts_with("socket:")).count();
+        let before = sockets();
+        let client = self.bench.attach();
+        deadline::until("the client to be accepted", || (sockets() > before).then_some(()));
+        client
     }
 
     /// Waits for the monitor: the parent has exited 0 (checked) and then the process of its pid file ends.

@@ -44,6 +44,12 @@ fn walk(base: &Path, directory: &Path, except: &[&str], found: &mut Vec<String>)
     }
 }
 
+/// The mode of `path` in octal.
+#[must_use]
+pub fn mode(path: &Path) -> String {
+    format!("{:o}", fs::metadata(path).unwrap().permissions().mode() & 0o7777)
+}
+
 /// Writes a program into the bench that records how it was called in `exit-command.args`, `.env` and `.fds`, and
 /// gives the options that make the monitor call it at the end.
 #[must_use]
@@ -80,8 +86,6 @@ pub fn end(bench: &Bench, monitor: &Monitor<'_>, except: &[&str], seen: &mut Tra
             .iter()
             .all(|line| line.stamp.len() == "0000-00-00T00:00:00.000000000+00:00".len());
         seen.add("log.stamps", stamped.to_string());
-        let mode = fs::metadata(bench.log()).unwrap().permissions().mode() & 0o7777;
-        seen.add("log.mode", format!("{mode:o}"));
     }
     for (name, path) in [("exit file", bench.exit_file()), ("persisted exit", bench.persist_exit_file())] {
         seen.add(name, fs::read_to_string(path).unwrap_or_else(|error| format!("({})", error.kind())));

@@ -152,14 +152,19 @@ runtime = "runc"
             .unwrap_or_else(|| panic!("gave up waiting for {what}"))
     }
 
-    /// The files of containers and the exit files, as [`observe::files`]; storage's own files are left out.
+    /// The files of containers and the exit files, as [`observe::files`]; storage's own files and the mode of logs, which
+    /// changed from one conmon to another, are left out.
     pub fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         for directory in ["root/vfs-containers", "run/vfs-containers", "tmp/exits"] {
             found.extend(observe::files(&self.dir, &self.dir.join(directory), &[]));
         }
         found.retain(|entry| !entry.contains("containers.json") && !entry.contains("containers.lock"));
-        found
+        let without_mode = |entry: String| match entry.split_once("ctr.log") {
+            Some((directory, _)) => format!("{directory}ctr.log"),
+            None => entry,
+        };
+        found.into_iter().map(without_mode).collect()
     }
 
     /// Processes of the monitor of this fixture.

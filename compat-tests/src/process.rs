@@ -7,6 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::deadline;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process(pub i32);
 
@@ -43,11 +45,27 @@ impl Process {
         self.number(17)
     }
 
-    /// User and system time so far.
+    /// Time on a processor so far.
     #[must_use]
     pub fn cpu(self) -> Duration {
-        let ticks = self.number(11) + self.number(12);
-        Duration::from_millis(u64::try_from(ticks).unwrap_or(0) * 10)
+        let text = std::fs::read_to_string(self.path("schedstat")).unwrap_or_default();
+        let nanoseconds = text.split(' ').next().and_then(|field| field.parse().ok());
+        // Kernels without schedstat count in ticks.
+        let ticks = || u64::try_from(self.number(11) + self.number(12)).unwrap_or(0);
+        nanoseconds.map_or_else(|| Duration::from_millis(ticks() * 10), Duration::from_nanos)
+    }
+
+    /// Checks that the process lives for a while and uses next to no time.
+    ///
+    /// # Panics
+    /// When it is busy, or dies.
+    pub fn expect_idle(self) {
+        // What it was just asked to do may still be going on.
+        deadline::holds("the process lives", Duration::from_millis(50), || self.alive());
+        let before = self.cpu();
+        deadline::holds("the process lives", Duration::from_millis(300), || self.alive());
+        let used = self.cpu().saturating_sub(before);
+        assert!(used < Duration::from_millis(8), "used {used:?} of 300 ms while nothing happened");
     }
 
     /// Field `index` of `/proc/PID/stat`, counted from the state.

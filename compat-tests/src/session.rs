@@ -162,6 +162,27 @@ impl Session {
         self.terminal.as_ref().map(AsFd::as_fd)
     }
 
+    /// Types `keys` one by one until the child has ended: a program that looks for a sequence of keys (podman's detach
+    /// keys) may want each of them in a read of its own.
+    pub fn leave_with(&mut self, keys: &[u8]) {
+        while self.status.is_none() {
+            for key in keys {
+                self.send(std::slice::from_ref(key));
+                self.look_for_end(Duration::from_millis(100));
+            }
+            self.look_for_end(Duration::from_secs(1));
+        }
+    }
+
+    /// Reads for `time` or until the child has ended.
+    fn look_for_end(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while self.status.is_none() && Instant::now() < end {
+            self.turn("leaving", false);
+            self.status = self.child.try_wait().unwrap();
+        }
+    }
+
     /// Forgets what the child has written so far, for a [`Self::wait_for`] that must see something new.
     pub fn forget_output(&mut self) {
         self.stdout.bytes.clear();
@@ -185,10 +206,10 @@ impl Session {
             self.turn("ending", false);
             if self.status.is_none() {
                 self.status = self.child.try_wait().unwrap();
-                // The leader sees the end of a terminal only when nobody holds the follower, so neither may we.
-                if self.status.is_some() {
-                    self.terminal = None;
-                }
+            }
+            // The leader sees the end of a terminal only when nobody holds the follower, so neither may we.
+            if self.status.is_some() {
+                self.terminal = None;
             }
         }
         let status = self.status.unwrap();

@@ -22,9 +22,11 @@
 //! | `daemon` … `end` | the same twice forked into a session of its own, so that it becomes an orphan |
 //! | `winsize PATH` | writes `ROWS COLUMNS` of the terminal into a file |
 //! | `raw` | the terminal passes bytes unchanged and without echo |
+//! | `memory MB` | touches that much memory, so that dying takes a while |
 //! | `pause` | for ever |
 //! | `console` | (runtime) opens a terminal and sends its leader to `--console-socket` |
 //! | `pidfile none`, `pidfile text TEXT` | (runtime) no pid file, or this text instead of the payload's pid |
+//! | `status N` | (runtime) the exit status after the pid file is written |
 //! | `payload` | (runtime) the rest is the container's process |
 
 mod console;
@@ -79,17 +81,17 @@ pub fn main() -> i32 {
     let (own, payload) = lines.split_at(split);
     let home = call.script.parent().map(Path::to_path_buf).unwrap_or_default();
     let base = std::env::var_os("FERROMON_BENCH").map_or_else(|| home.clone(), PathBuf::from);
-    let mut actor = Actor { home, base, call: &call, pidfile: Pidfile::Payload, terminal: None };
+    let mut actor = Actor { home, base, call: &call, pidfile: Pidfile::Payload, status: 0, terminal: None };
     actor.play(own);
     let pid = payload.get(1..).map(|lines| actor.start_payload(lines));
     let text = match (actor.pidfile, pid) {
         (Pidfile::Text(text), _) => text,
         (Pidfile::Payload, Some(pid)) => pid.to_string().into_bytes(),
-        (Pidfile::None, _) | (Pidfile::Payload, None) => return 0,
+        (Pidfile::None, _) | (Pidfile::Payload, None) => return actor.status,
     };
     let temporary = call.pidfile.with_extension("new");
     let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &call.pidfile));
-    i32::from(written.is_err()) * BROKEN
+    if written.is_ok() { actor.status } else { BROKEN }
 }
 
 enum Pidfile {
@@ -106,6 +108,8 @@ struct Actor<'a> {
     base: PathBuf,
     call: &'a Call,
     pidfile: Pidfile,
+    /// The runtime's exit status.
+    status: i32,
     /// The follower of the container's terminal.
     terminal: Option<RawFd>,
 }
@@ -152,10 +156,12 @@ impl Actor<'_> {
             "close" => drop(ManuallyDrop::into_inner(descriptor(number(first)))),
             "winsize" => check(std::fs::write(self.base.join(text), console::size())),
             "raw" => console::make_raw(),
+            "memory" => std::mem::forget(std::hint::black_box(vec![1_u8; number::<usize>(first) << 20])),
             "pause" => loop {
                 nix::unistd::pause();
             },
             "console" => self.terminal = Some(console::open(self.call.console_socket.as_deref())),
+            "status" => self.status = number(first),
             "pidfile" if first == "none" => self.pidfile = Pidfile::None,
             "pidfile" if first == "text" => self.pidfile = Pidfile::Text(unescape(second)),
             _ => {

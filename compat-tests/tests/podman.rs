@@ -3,6 +3,9 @@
 //!
 //! Each scenario also says what it expects, so that both sides being wrong in the same way is noticed.
 
+use std::path::Path;
+
+use compat_tests::observe;
 use compat_tests::podman::IMAGE;
 use compat_tests::podman_twin;
 use compat_tests::session::{Input, run};
@@ -79,6 +82,10 @@ fn files_after_the_exit() {
         podman.run(&["-d", "--name", "c"], "exit 4").exits(0);
         assert_eq!(podman.wait_for_end("c"), 4);
         seen.add("files", podman.files().join("\n"));
+        seen.add(
+            "log mode",
+            observe::mode(Path::new(&podman.inspect("c", "{{.HostConfig.LogConfig.Path}}"))),
+        );
         seen.outcome(
             "ps",
             &podman.call(&["ps", "-a", "--format", "{{.Names}} {{.ExitCode}}"]).prints("c 4\n"),
@@ -319,7 +326,8 @@ fn log_path_and_refused_tag() {
 #[test]
 fn inspected_state() {
     podman_twin!(|podman, seen| {
-        podman.run(&["--name", "c"], "exit 9").exits(9);
+        // podman notes the start when the runtime has returned, which may be after a short container's end.
+        podman.run(&["--name", "c"], "sleep 0.3; exit 9").exits(9);
         podman.wait_for_end("c");
         let fields = "{{.State.Status}} {{.State.Running}} {{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Pid}} \
                       {{.State.ConmonPid}} {{.State.Error}} {{.ConmonPidFile}} {{.PidFile}} {{.OCIRuntime}}";

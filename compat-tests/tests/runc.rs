@@ -28,6 +28,7 @@ fn life(bench: &Bench, command: MonitorCommand<'_>, runc: &Runc<'_>, key: &str, 
     seen.add("oom_score_adj", container.oom_score_adj().to_string());
     runc.start();
     observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
+    seen.add("log.mode", observe::mode(&bench.log()));
 }
 
 const PROGRAMS: &[&str] = &["runc", "conmon", "busybox"];

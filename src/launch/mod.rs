@@ -59,6 +59,7 @@ pub struct Launched<'a> {
 ///
 /// # Errors
 /// Anything that fails here is fatal; the parent has been told on the sync pipe if it could be.
+#[inline(never)]
 pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Result<Role<'a>> {
     let oom = OomScore::lower();
     sys::signal::ignore_sigpipe().context(|| "Failed to ignore SIGPIPE".into())?;

@@ -6,7 +6,7 @@ use super::stamp::PREFIX_LEN;
 use crate::sys::mem::Mapping;
 
 /// What one write takes at most. Larger ones gain nothing and leave the processor's cache.
-pub const BATCH_LEN: usize = 256 * 1024;
+pub const BATCH_LEN: usize = 128 * 1024;
 
 /// Short payloads are copied by a fixed size, which needs no call; what is too much is overwritten by the next record.
 const SHORT: usize = 64;

@@ -186,7 +186,7 @@ impl<T: Target> K8s<T> {
             if self.flush() == Progress::Blocked {
                 return Fit::Blocked;
             }
-            self.keep_limit(cost);
+            self.keep_limit(cost + self.marker_cost());
             self.begin();
         }
         if cost > self.batch.room() {
@@ -258,12 +258,17 @@ impl<T: Target> K8s<T> {
     /// Starts a batch: with the marker when something is missing before it.
     fn begin(&mut self) {
         if !self.loss.is_empty() && self.batch.is_empty() {
-            let text = self.loss.text();
-            if self.exceeds_file(PREFIX_LEN + text.len() + 1) {
-                self.keep_limit(PREFIX_LEN + text.len() + 1);
+            let cost = self.marker_cost();
+            if self.exceeds_file(cost) {
+                self.keep_limit(cost);
             }
-            self.put_own(&text);
+            self.put_own(&self.loss.text());
         }
+    }
+
+    /// The length of the marker that is due; 0 when there is none.
+    fn marker_cost(&self) -> usize {
+        if self.loss.is_empty() { 0 } else { PREFIX_LEN + self.loss.text().len() + 1 }
     }
 
     /// A record of the monitor's own. It is not counted as lost with what follows it.
@@ -375,6 +380,11 @@ impl<T: Target> K8s<T> {
             self.torn.clear();
             self.loss.add(Stream::Stdout, lost, reason);
         }
+    }
+
+    /// Counts bytes that never came here.
+    pub fn lose_bytes(&mut self, stream: Stream, bytes: &[u8]) {
+        self.loss.add(stream, Count::of(bytes), &Errno::EAGAIN.into());
     }
 
     /// As [`super::Log::reopen`].

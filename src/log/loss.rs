@@ -13,6 +13,13 @@ pub struct Count {
     pub lines: u64,
 }
 
+impl Count {
+    /// Of raw output.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.len() as u64, lines: memchr::memchr_iter(b'\n', bytes).count() as u64 }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Loss {
     stdout: Count,
@@ -34,6 +41,9 @@ impl Loss {
     }
 
     pub fn add(&mut self, stream: Stream, lost: Count, reason: &io::Error) {
+        if lost == Count::default() {
+            return;
+        }
         if self.is_empty() {
             self.reason = strerror(reason);
         }
@@ -43,6 +53,17 @@ impl Loss {
         };
         count.bytes += lost.bytes;
         count.lines += lost.lines;
+    }
+
+    /// Takes back what `earlier` was not told after all.
+    pub fn merge(&mut self, earlier: Self) {
+        for (count, other) in [(&mut self.stdout, earlier.stdout), (&mut self.stderr, earlier.stderr)] {
+            count.bytes += other.bytes;
+            count.lines += other.lines;
+        }
+        if !earlier.reason.is_empty() {
+            self.reason = earlier.reason;
+        }
     }
 
     /// Counts finished k8s-file records, each ending in its newline.

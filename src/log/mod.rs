@@ -3,6 +3,8 @@
 pub mod batch;
 pub mod file;
 pub mod frame;
+pub mod journal_record;
+pub mod journald;
 pub mod k8s;
 pub mod loss;
 mod rotate;
@@ -12,15 +14,23 @@ pub mod stamp;
 
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::fsync;
 
 use crate::config::LogConfig;
 use crate::diag::warn;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use file::LogFile;
-use k8s::{K8s, Limits};
+use journal_record::Fields;
+use journald::{Journald, Settings};
+use k8s::{K8s, Limits, Progress};
 use stamp::Stamp;
+
+/// What [`Log::finish`] waits for a destination that is full.
+const FINISH_TIME: Duration = Duration::from_secs(1);
 
 /// One of the container's two output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +60,9 @@ pub struct Identity<'a> {
 #[derive(Debug)]
 pub struct Log {
     k8s: Option<K8s<LogFile>>,
+    journald: Option<Journald>,
+    /// Bytes at the start of what comes next that are in the file and not yet in the journal: stdout, stderr.
+    ahead: [usize; 2],
     /// `--no-sync-log`.
     no_sync: bool,
 }
@@ -59,25 +72,20 @@ impl Log {
     ///
     /// # Errors
     /// The log can't be opened, or a tag or label was given that the driver can't hold. The texts are conmon's.
-    pub fn open(config: &LogConfig, _identity: &Identity<'_>) -> Result<Self> {
-        let k8s = match &config.k8s_file {
-            Some(path) => {
-                let keep = config.rotate.then_some(config.max_files.max(1));
-                let limits = Limits {
-                    file: config.size_max.unwrap_or(u64::MAX),
-                    total: config.global_size_max.unwrap_or(u64::MAX),
-                };
-                let sink = LogFile::open(path, keep, &config.allowlist)
-                    .and_then(|file| K8s::new(file, limits, Stamp::default()))
-                    .context(|| "Failed to open log file".into())?;
-                Some(sink)
-            }
-            None => None,
+    pub fn open(config: &LogConfig, identity: &Identity<'_>) -> Result<Self> {
+        let k8s = config.k8s_file.as_deref().map(|path| open_k8s(path, config)).transpose()?;
+        let journald = if config.journald {
+            let fields =
+                Fields::new(identity, config.tag.as_deref(), &config.labels, config.no_partial_message)?;
+            Some(Journald::new(
+                Path::new(journald::SOCKET),
+                fields,
+                Settings::from_env(|name| std::env::var_os(name)),
+            ))
+        } else {
+            None
         };
-        if config.journald {
-            return Err(Error::message("log driver journald is not supported yet"));
-        }
-        Ok(Self { k8s, no_sync: config.no_sync })
+        Ok(Self { k8s, journald, ahead: [0; 2], no_sync: config.no_sync })
     }
 
     /// Logs the complete lines of `bytes` and returns how many bytes were taken. While `more` can be read at once
@@ -86,16 +94,61 @@ impl Log {
     /// When less was taken and [`Self::blocked`] is `Some`, the call is to be repeated with the same bytes, and as many
     /// behind them as the caller likes, once that descriptor is writable.
     pub fn append(&mut self, stream: Stream, bytes: &[u8], more: bool) -> usize {
-        match &mut self.k8s {
-            Some(k8s) => k8s.append(stream, bytes, more),
-            None => bytes.len(),
+        match (&mut self.k8s, &mut self.journald) {
+            (None, None) => bytes.len(),
+            (Some(k8s), None) => k8s.append(stream, bytes, more),
+            (None, Some(journald)) => journald.append(stream, bytes),
+            (Some(k8s), Some(journald)) => {
+                let [stdout, stderr] = &mut self.ahead;
+                let ahead = if stream == Stream::Stdout { stdout } else { stderr };
+                let new = bytes.get(*ahead..).unwrap_or_default();
+                // conmon: the file first.
+                let in_file = *ahead + k8s.append(stream, new, more);
+                let in_journal = journald.append(stream, bytes.get(..in_file).unwrap_or(bytes));
+                *ahead = in_file - in_journal;
+                in_journal
+            }
         }
+    }
+
+    /// Logs the very last bytes of a stream, waiting until `deadline` for a destination that is full. What does not get
+    /// through is counted as lost.
+    pub fn append_last(&mut self, stream: Stream, mut bytes: &[u8], deadline: Instant) {
+        loop {
+            let taken = self.append(stream, bytes, false);
+            bytes = bytes.get(taken..).unwrap_or_default();
+            if bytes.is_empty() {
+                return;
+            }
+            if !self.wait(deadline) {
+                break;
+            }
+        }
+        let [stdout, stderr] = &mut self.ahead;
+        let ahead = std::mem::take(if stream == Stream::Stdout { stdout } else { stderr });
+        if let Some(k8s) = &mut self.k8s {
+            k8s.lose_bytes(stream, bytes.get(ahead..).unwrap_or_default());
+        }
+        if let Some(journald) = &mut self.journald {
+            journald.lose_bytes(stream, bytes);
+        }
+    }
+
+    /// Waits for the destination that is full; false when `deadline` has passed.
+    fn wait(&self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Some(fd) = self.blocked() else { return true };
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        // An interrupted wait is a short one.
+        let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout);
+        !left.is_zero()
     }
 
     /// A destination that is full for the moment, and has to be writable before more is read from the container:
     /// a journal that lags behind, or a FIFO as log file. The descriptor may be another one at the next call.
     pub fn blocked(&self) -> Option<BorrowedFd<'_>> {
-        self.k8s.as_ref().filter(|k8s| k8s.is_blocked()).map(|k8s| k8s.target().as_fd())
+        let file = self.k8s.as_ref().filter(|k8s| k8s.is_blocked()).map(|k8s| k8s.target().as_fd());
+        file.or_else(|| self.journald.as_ref().and_then(Journald::blocked))
     }
 
     /// Re-creates the log file at its path (ctl request `2`), keeping the old one when that fails.
@@ -105,11 +158,25 @@ impl Log {
         }
     }
 
-    /// Nothing more will come: flushes what is held back, and tells once more of what was lost.
+    /// Nothing more will come: flushes what is held back, for at most a second while a destination is full, and tells
+    /// once more of what was lost.
     pub fn finish(&mut self) {
+        let deadline = Instant::now() + FINISH_TIME;
+        if let Some(journald) = &mut self.journald {
+            journald.end_lines();
+        }
+        while self.flush() == Progress::Blocked && self.wait(deadline) {}
         if let Some(k8s) = &mut self.k8s {
             k8s.finish();
         }
+        if let Some(journald) = &mut self.journald {
+            journald.give_up();
+        }
+    }
+
+    fn flush(&mut self) -> Progress {
+        let file = self.k8s.as_mut().map_or(Progress::Done, K8s::flush);
+        if file == Progress::Blocked { file } else { self.journald.as_mut().map_or(file, Journald::flush) }
     }
 
     /// Makes the log durable, unless `--no-sync-log`. Can take long on a slow disk, so it comes after the exit was published.
@@ -127,86 +194,22 @@ impl Log {
         if let Some(k8s) = &mut self.k8s {
             k8s.shed();
         }
+        if let Some(journald) = &mut self.journald {
+            journald.shed();
+        }
     }
+}
+
+fn open_k8s(path: &Path, config: &LogConfig) -> Result<K8s<LogFile>> {
+    let keep = config.rotate.then_some(config.max_files.max(1));
+    let limits = Limits {
+        file: config.size_max.unwrap_or(u64::MAX),
+        total: config.global_size_max.unwrap_or(u64::MAX),
+    };
+    LogFile::open(path, keep, &config.allowlist)
+        .and_then(|file| K8s::new(file, limits, Stamp::default()))
+        .context(|| "Failed to open log file".into())
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::scratch::Scratch;
-    use super::*;
-
-    fn identity() -> Identity<'static> {
-        Identity { cid: OsStr::new("0123456789abcdef"), name: None }
-    }
-
-    fn config(path: PathBuf) -> LogConfig {
-        LogConfig { k8s_file: Some(path), max_files: 1, ..LogConfig::default() }
-    }
-
-    #[test]
-    fn what_cant_be_opened_is_named() {
-        let dir = Scratch::new();
-        let cases = [
-            (config(dir.path("none/c")), "Failed to open log file No such file or directory"),
-            (config(dir.fifo("fifo")), "Failed to open log file No such device or address"),
-        ];
-        for (config, text) in cases {
-            assert_eq!(Log::open(&config, &identity()).unwrap_err().to_string(), text);
-        }
-        assert_eq!(dir.names(), ["fifo"]);
-        let none = LogConfig { tag: Some("t".into()), ..LogConfig::default() };
-        assert_eq!(Log::open(&none, &identity()).unwrap().append(Stream::Stdout, b"x", true), 1);
-    }
-
-    #[test]
-    fn a_full_device_costs_output_and_nothing_else() {
-        let mut log = Log::open(&config("/dev/full".into()), &identity()).unwrap();
-        assert_eq!(log.append(Stream::Stdout, b"a\nb\n", false), 4);
-        log.reopen();
-        assert!(log.blocked().is_none());
-        log.finish();
-        log.sync();
-        assert!(!std::fs::metadata("/dev/full").unwrap().is_file());
-    }
-
-    #[test]
-    fn a_slow_reader_of_a_fifo_is_waited_for() {
-        let dir = Scratch::new();
-        let fifo = dir.fifo("log");
-        let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_NONBLOCK;
-        let reader = nix::fcntl::open(&fifo, flags, nix::sys::stat::Mode::empty()).unwrap();
-        let mut log = Log::open(&config(fifo), &identity()).unwrap();
-        let (mut sent, mut got) = (0, Vec::new());
-        while sent < 2000 {
-            sent += usize::from(log.append(Stream::Stdout, &[b'x'; 1000], false) > 0);
-            if log.blocked().is_some() {
-                let mut buffer = [0; 5000];
-                let count = nix::unistd::read(&reader, &mut buffer).unwrap();
-                got.extend_from_slice(&buffer[..count]);
-            }
-        }
-        log.finish();
-        drop(log);
-        let mut buffer = vec![0; 1 << 20];
-        let count = nix::unistd::read(&reader, &mut buffer).unwrap();
-        got.extend_from_slice(&buffer[..count]);
-        let complete = got.split(|&byte| byte == b'\n').filter(|line| line.len() == 1045).count();
-        assert!(complete >= 1990, "{complete}");
-    }
-
-    #[test]
-    fn a_log_survives_being_copied_and_emptied() {
-        let dir = Scratch::new();
-        let limited = LogConfig { size_max: Some(100), ..config(dir.path("log")) };
-        let mut log = Log::open(&limited, &identity()).unwrap();
-        for _ in 0..10 {
-            log.append(Stream::Stdout, b"1234\n1234\n", false);
-            assert_eq!(dir.read("log").len(), 100);
-            std::fs::write(dir.path("log"), "").unwrap();
-        }
-        assert_eq!(dir.names(), ["log"]);
-        log.sync();
-    }
-}
+mod tests;

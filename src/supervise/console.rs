@@ -144,6 +144,7 @@ impl ConsoleSocket {
     }
 
     /// Takes the message of `connection`, which is closed unless there is nothing to take yet.
+    #[inline(never)]
     fn receive(&mut self, connection: OwnedFd) -> Step {
         // The payload is the terminal's name, for which nobody has a use.
         let received = match sys::socket::recv_fds(connection.as_fd(), &mut [0; 4096]) {

@@ -13,6 +13,7 @@ mod lifecycle;
 pub mod notify;
 pub mod oom;
 mod output;
+mod pace;
 mod perform;
 pub mod privileges;
 pub mod stdin;
@@ -49,6 +50,7 @@ use crate::launch::stdio::MonitorEnds;
 use crate::log::Log;
 use crate::report::oom_files::{OomFiles, report_oom};
 use crate::report::sync_pipe::SyncPipe;
+use crate::sys;
 use crate::sys::process::{ExecFailure, reap};
 use crate::sys::signal::Signals;
 
@@ -59,7 +61,7 @@ const EVENTS_AT_ONCE: usize = 32;
 const INPUT_BUDGET: usize = 256 * 1024;
 
 /// A container that is quiet for so long costs no buffers.
-const QUIET_AFTER: Duration = Duration::from_secs(1);
+const QUIET_AFTER: Duration = Duration::from_millis(250);
 
 /// Whether a source may have more to do than its budget allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -370,6 +372,7 @@ impl<'a> Monitor<'a> {
         if is_due(&mut self.deadlines.quiet, now) {
             self.streams.shed();
             self.log.shed();
+            sys::mem::forget_the_past();
         }
         if self.terminal.console.as_ref().and_then(ConsoleSocket::next_deadline).is_some_and(|due| due <= now)
         {

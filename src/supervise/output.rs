@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
+use super::pace::Pace;
 use crate::sys::mem::Mapping;
 
 /// What a default pipe holds, so that one read empties it.
@@ -42,6 +43,9 @@ pub(super) struct Output {
     len: usize,
     /// `buffer[..seen]` was shown to attached clients already.
     seen: usize,
+    /// What the last read brought.
+    pub(super) last_read: usize,
+    pub(super) pace: Pace,
     /// More than the first page of the buffer was used since [`Output::shed`].
     is_dirty: bool,
 }
@@ -53,7 +57,16 @@ impl Output {
     /// No address space is left.
     pub(super) fn new(source: OwnedFd, is_pty: bool) -> io::Result<Self> {
         let buffer = Mapping::new(READ_SIZE + TAIL_SIZE)?;
-        Ok(Self { source: Some(source), is_pty, buffer, len: 0, seen: 0, is_dirty: false })
+        Ok(Self {
+            source: Some(source),
+            is_pty,
+            buffer,
+            len: 0,
+            seen: 0,
+            last_read: 0,
+            pace: Pace::default(),
+            is_dirty: false,
+        })
     }
 
     pub(super) fn source(&self) -> Option<BorrowedFd<'_>> {
@@ -74,6 +87,7 @@ impl Output {
         let room = self.buffer.get_mut(self.len..).unwrap_or_default();
         let room = if room.len() > READ_SIZE { room.split_at_mut(READ_SIZE).0 } else { room };
         let wanted = room.len();
+        self.last_read = 0;
         let read = loop {
             match nix::unistd::read(source, room) {
                 Err(Errno::EINTR) => {}
@@ -88,6 +102,7 @@ impl Output {
             return Ok(Fill::End);
         }
         self.len += read;
+        self.last_read = read;
         self.is_dirty |= self.len > 4096;
         Ok(if read == wanted || self.is_pty { Fill::More } else { Fill::Last })
     }

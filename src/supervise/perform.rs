@@ -11,7 +11,7 @@ use super::oom::OomWatch;
 use super::privileges;
 use super::streams::{BOTH, watch};
 use super::watch::{POLL_INTERVAL, Watch};
-use super::{Event, Monitor};
+use super::{Event, Monitor, QUIET_AFTER};
 use crate::config::{ApiVersion, Operation};
 use crate::diag::{debug, error, info, warn};
 use crate::error::strerror;
@@ -80,6 +80,7 @@ impl Monitor<'_> {
         self.watch_memory(pid);
         privileges::drop_unneeded();
         self.deadlines.timeout = self.config.timeout.map(|timeout| now + timeout);
+        self.deadlines.quiet = Some(now + QUIET_AFTER);
         // What was held back is the container's output now, and there may be more.
         for stream in BOTH {
             self.deliver_all(stream, false, now);

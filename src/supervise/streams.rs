@@ -8,6 +8,7 @@ use mio::{Interest, Registry};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::output::{Fill, MESSAGE_SIZE, Output};
+use super::pace::NAP;
 use super::{Event, Monitor, QUIET_AFTER, Turn};
 use crate::diag::warn;
 use crate::error::{Context, Result, strerror};
@@ -99,9 +100,23 @@ impl Monitor<'_> {
                 return Turn::Dry;
             }
             if self.pump(stream, now) == Turn::Dry {
-                return Turn::Dry;
+                return self.pace(stream, now);
             }
         }
+        Turn::More
+    }
+
+    /// The pipe is empty. A container that writes line after line is given a moment to fill it again, unless somebody
+    /// is attached, who may be waiting for an answer.
+    fn pace(&mut self, stream: Stream, now: Instant) -> Turn {
+        let Some(output) = self.streams.get(stream) else { return Turn::Dry };
+        if output.source().is_none()
+            || !output.pace.naps_after(output.last_read, now)
+            || self.attach.has_clients()
+        {
+            return Turn::Dry;
+        }
+        std::thread::sleep(NAP);
         Turn::More
     }
 

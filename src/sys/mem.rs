@@ -73,6 +73,51 @@ impl Drop for Mapping {
     }
 }
 
+/// Gives back what only start-up, or a busy time that is over, has needed: the stack below the caller, the heap's
+/// free pages, and our claim on the program's text, which the kernel maps again where it is run.
+///
+/// The caller's own frames and everything above them stay as they are.
+pub fn forget_the_past() {
+    // SAFETY: malloc_trim only returns free memory of the allocator.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    discard_stack_below();
+    discard_text();
+}
+
+/// More than start-up ever uses, less than the gap that the kernel keeps free below a stack.
+const STACK_REACH: usize = 256 * 1024;
+
+#[inline(never)]
+fn discard_stack_below() {
+    let marker = 0_u8;
+    // Two pages further down, so that neither this frame nor madvise's own is touched.
+    let end = ((&raw const marker).addr() & !(PAGE - 1)) - 2 * PAGE;
+    // SAFETY: nothing below the current frames is in use, and the stack's gap rules out another mapping there. A part
+    // of the range that is not mapped makes madvise fail after it has done the rest.
+    unsafe { libc::madvise((end - STACK_REACH) as *mut libc::c_void, STACK_REACH, libc::MADV_DONTNEED) };
+}
+
+/// Read-only data and code: pages of the program's file, the same wherever they are mapped again.
+fn discard_text() {
+    unsafe extern "C" {
+        // Made by the linker; only their addresses mean anything.
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    // SAFETY: taking the address of a linker symbol reads nothing. The range is file-backed and never written, so its
+    // pages come back from the file with the same contents.
+    unsafe {
+        let start = (&raw const __executable_start).addr();
+        let len = ((&raw const etext).addr() & !(PAGE - 1)).saturating_sub(start);
+        libc::madvise(start as *mut libc::c_void, len, libc::MADV_DONTNEED);
+    }
+}
+
+const PAGE: usize = 4096;
+
 // SAFETY: the memory is plain bytes that this value owns alone, wherever it is used from.
 unsafe impl Send for Mapping {}
 

@@ -2,9 +2,11 @@
 
 #![allow(unsafe_code)]
 
+pub mod datagram;
 pub mod fd;
 pub mod mem;
 pub mod process;
+pub mod scratch;
 pub mod securebits;
 pub mod signal;
 pub mod socket;

@@ -222,6 +222,11 @@ impl Attach {
         self.clients.iter().any(|client| client.held(stream) >= HOLD_AT)
     }
 
+    /// Whether anybody is attached.
+    pub fn has_clients(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
     /// Whether [`Self::read_input`] would get anywhere: clients may have input, and `stdin` takes it or drops it.
     pub fn has_input(&self, stdin: &Stdin) -> bool {
         match stdin.intake() {

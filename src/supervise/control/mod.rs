@@ -101,6 +101,8 @@ impl Fifo {
     }
 
     /// Reads what has come, at most 64 KiB of it.
+    // Not inlined, nor are other rare users of large buffers: the loop's own frame lives as long as the container.
+    #[inline(never)]
     pub fn on_readable(&mut self, registry: &Registry, now: Instant) -> (Requests, Progress) {
         let (mut requests, mut total, mut buffer) = (Requests::default(), 0, [0; 4096]);
         while total < TURN_BUDGET {
