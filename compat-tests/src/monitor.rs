@@ -1,6 +1,7 @@
 //! The running monitor, seen from its driver.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::attach::AttachClient;
@@ -106,10 +107,11 @@ impl<'b> Monitor<'b> {
     #[must_use]
     pub fn attach(&self) -> AttachClient {
         let pid = self.pid();
-        let sockets = || pid.fds().values().filter(|target| target.starts_with("socket:")).count();
-        let before = sockets();
+        let sockets = || pid.fds().into_values().filter(|target| target.starts_with("socket:"));
+        // By name: an earlier client may be leaving meanwhile, so their number says nothing.
+        let before: BTreeSet<String> = sockets().collect();
         let client = self.bench.attach();
-        deadline::until("the client to be accepted", || (sockets() > before).then_some(()));
+        deadline::until("the client to be accepted", || sockets().find(|name| !before.contains(name)));
         client
     }
 
