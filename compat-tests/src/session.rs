@@ -168,17 +168,17 @@ impl Session {
         while self.status.is_none() {
             for key in keys {
                 self.send(std::slice::from_ref(key));
-                self.look_for_end(Duration::from_millis(100));
+                self.read_for(Duration::from_millis(100));
             }
-            self.look_for_end(Duration::from_secs(1));
+            self.read_for(Duration::from_secs(1));
         }
     }
 
     /// Reads for `time` or until the child has ended.
-    fn look_for_end(&mut self, time: Duration) {
+    pub fn read_for(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while self.status.is_none() && Instant::now() < end {
-            self.turn("leaving", false);
+            self.turn("ending", false);
             self.status = self.child.try_wait().unwrap();
         }
     }

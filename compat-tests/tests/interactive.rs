@@ -1,13 +1,29 @@
 //! Interactive containers under podman, on a real terminal: what a user types, sees and drags is the same with the
-//! original and with ours.
+//! original and with ours, screen by screen; and attached clients of all kinds. `podman_interactive.rs` has the plain
+//! conversations.
+
+use std::time::Duration;
 
 use compat_tests::podman::{IMAGE, Podman};
 use compat_tests::podman_twin;
 use compat_tests::pty::{CTRL_C, CTRL_D, DETACH, Pty};
-use compat_tests::session::{Input, Session, run};
+use compat_tests::session::{Input, Outcome, Session, run};
+use compat_tests::transcript::Transcript;
+use nix::sys::signal::Signal;
 
 /// A shell that waits until its terminal has the size `$1 $2`.
 const UNTIL_SIZE: &str = "until test \"$(stty size)\" = \"$1 $2\"; do sleep 0.02; done";
+
+/// The exit code and the screen.
+///
+/// podman has its container told of a changed terminal when it attaches and when its own terminal changes, with a
+/// process that may come too late and then complains on the screen. Whether it does is chance.
+fn record(seen: &mut Transcript, name: &str, outcome: &Outcome) {
+    let text = outcome.stdout_text();
+    let screen = text.split("\x1b[31mERRO").next().unwrap_or_default();
+    seen.add(&format!("{name}.code"), outcome.code.to_string());
+    seen.add(&format!("{name}.screen"), screen.trim_end());
+}
 
 fn attach(podman: &Podman) -> Pty {
     Pty::attached(podman.command(&["attach", "c"]))
@@ -21,7 +37,7 @@ fn a_shell_session() {
         pty.command("tty", "/dev/pts/0\r\n");
         pty.command("nosuch", "sh: 3: nosuch: not found\r\n");
         pty.enter("exit 7");
-        seen.outcome("run", &pty.finish().exits(7));
+        record(seen, "run", &pty.finish().exits(7));
         seen.outcome("logs", &podman.call(&["logs", "c"]).exits(0));
     });
 }
@@ -37,7 +53,7 @@ fn a_window_that_is_dragged() {
             pty.command(&format!("wanted {rows} {columns}; stty size"), &format!("{rows} {columns}\r\n"));
         }
         pty.keys(CTRL_D);
-        seen.outcome("run", &pty.finish().exits(0));
+        record(seen, "run", &pty.finish().exits(0));
     });
 }
 
@@ -53,7 +69,7 @@ fn a_program_is_told_that_its_window_changed() {
         pty.expect("up\r\n");
         pty.resize(30, 90);
         pty.expect("30 90\r\n");
-        seen.outcome("run", &pty.finish().exits(0));
+        record(seen, "run", &pty.finish().exits(0));
     });
 }
 
@@ -73,7 +89,7 @@ fn the_interrupt_key() {
         pty.keys(CTRL_C);
         pty.expect("# ");
         pty.keys(CTRL_D);
-        seen.outcome("run", &pty.finish());
+        record(seen, "run", &pty.finish());
     });
 }
 
@@ -83,19 +99,19 @@ fn detached_and_attached_again() {
         let mut pty = Pty::shell(podman.command(&["run", "-it", "--name", "c", IMAGE, "sh"]));
         pty.command("word=kept", "");
         pty.press(DETACH);
-        seen.outcome("run", &pty.finish().exits(0));
+        record(seen, "run", &pty.finish().exits(0));
         assert_eq!(podman.inspect("c", "{{.State.Status}}"), "running");
         // Twice, so that the first client's end is seen to have closed nothing.
         for name in ["attach", "attach again"] {
             let mut pty = attach(podman);
             pty.command("echo $word", "kept\r\n");
             pty.press(DETACH);
-            seen.outcome(name, &pty.finish());
+            record(seen, name, &pty.finish());
         }
         let mut pty = attach(podman);
         pty.enter("exit 3");
         // This podman does not pass the exit code on.
-        seen.outcome("last", &pty.finish());
+        record(seen, "last", &pty.finish());
         assert_eq!(podman.wait_for_end("c"), 3);
         seen.outcome("logs", &podman.call(&["logs", "c"]).exits(0));
     });
@@ -114,7 +130,7 @@ fn detach_keys_of_ones_own() {
         pty.press(CTRL_C);
         pty.expect("# ");
         pty.press("\x18d");
-        seen.outcome("run", &pty.finish().exits(0));
+        record(seen, "run", &pty.finish().exits(0));
         seen.outcome("kill", &podman.call(&["kill", "c"]).exits(0));
         assert_eq!(podman.wait_for_end("c"), 137);
     });
@@ -133,7 +149,7 @@ fn a_terminal_of_another_size_attaches() {
         let mut pty = attach(podman);
         pty.command("wanted 24 80; stty size", "24 80\r\n");
         pty.enter("exit");
-        seen.outcome("attach", &pty.finish().exits(0));
+        record(seen, "attach", &pty.finish().exits(0));
     });
 }
 
@@ -145,7 +161,7 @@ fn start_attached() {
             let mut pty = Pty::shell(podman.command(&["start", "-ai", "c"]));
             pty.command("echo $((1+2))", "3\r\n");
             pty.enter(&format!("exit {code}"));
-            seen.outcome(name, &pty.finish().exits(code));
+            record(seen, name, &pty.finish().exits(code));
             podman.wait_for_end("c");
         }
     });
@@ -175,7 +191,7 @@ fn a_terminal_without_stdin() {
         seen.outcome("no terminal outside", &outcome);
         let mut pty = Pty::start(podman.command(&["run", "-t", IMAGE, "sh", "-c", script]));
         pty.expect("err\r\n");
-        seen.outcome("terminal outside", &pty.finish().exits(5));
+        record(seen, "terminal outside", &pty.finish().exits(5));
         seen.outcome("logs", &podman.call(&["logs", "c"]).exits(0));
     });
 }
@@ -199,7 +215,7 @@ fn stdin_without_a_terminal() {
         pty.enter("line");
         pty.expect("line\r\nline\r\n");
         pty.keys(CTRL_D);
-        seen.outcome("run", &pty.finish().exits(3));
+        record(seen, "run", &pty.finish().exits(3));
     });
 }
 
@@ -227,25 +243,114 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn fifty_megabytes_through_stdin() {
-    podman_twin!(|podman, _| {
-        let data = pattern(50 << 20);
-        let options = ["run", "-i", "--log-driver", "none", IMAGE, "cat"];
-        let mut session = Session::start(podman.command(&options), Input::Pipe);
-        session.send(&data);
-        let outcome = session.finish().exits(0);
-        assert_eq!(outcome.stdout.len(), data.len());
-        assert!(outcome.stdout == data, "other bytes than were sent");
-        assert_eq!(outcome.stderr_text(), "");
-    });
-}
-
-#[test]
 fn input_that_is_only_counted() {
     podman_twin!(|podman, seen| {
         let data = pattern(20 << 20);
         let mut session = Session::start(podman.command(&["run", "-i", IMAGE, "wc", "-c"]), Input::Pipe);
         session.send(&data);
         seen.outcome("run", &session.finish().exits(0).prints(&format!("{}\n", data.len())));
+    });
+}
+
+#[test]
+fn two_terminals_attached() {
+    podman_twin!(|podman, seen| {
+        let mut first = Pty::shell(podman.command(&["run", "-it", "--name", "c", IMAGE, "sh"]));
+        let mut second = attach(podman);
+        // Until something comes back nothing tells that podman has attached; the first sees all of it as well.
+        second.command("echo $((1+1))", "2\r\n");
+        first.expect("2\r\n# ");
+        first.command("echo $((2+2))", "4\r\n");
+        second.expect("4\r\n# ");
+        first.press(DETACH);
+        record(seen, "first", &first.finish().exits(0));
+        second.command("echo $((3+3))", "6\r\n");
+        second.enter("exit 2");
+        record(seen, "second", &second.finish());
+        assert_eq!(podman.wait_for_end("c"), 2);
+    });
+}
+
+#[test]
+fn attached_without_stdin() {
+    podman_twin!(|podman, seen| {
+        podman.run(&["-d", "-i", "--name", "c"], "cat; echo end; exit 4").exits(0);
+        let mut session = Session::start(podman.command(&["attach", "--no-stdin", "c"]), Input::Pipe);
+        session.send(b"never read\n");
+        // podman closes its side of the socket at once, which is the end of the container's input.
+        session.wait_for("end\n");
+        let outcome = session.finish();
+        assert!(!outcome.stdout_text().contains("never"), "{outcome:?}");
+        seen.add("code", outcome.code.to_string());
+        assert_eq!(podman.wait_for_end("c"), 4);
+    });
+}
+
+/// A container that says what reaches it, and one client of it.
+fn proxied(podman: &Podman, option: &str) -> Session {
+    let script = "trap 'echo usr1' USR1; trap 'exit 9' TERM; while :; do echo tick; sleep 0.05; done";
+    podman.run(&["-d", "--name", "c"], script).exits(0);
+    let mut session = Session::start(podman.command(&["attach", option, "c"]), Input::Null);
+    session.wait_for("tick\n");
+    session
+}
+
+#[test]
+fn attached_with_signals_passed_on() {
+    podman_twin!(|podman, seen| {
+        let mut session = proxied(podman, "--sig-proxy=true");
+        session.signal(Signal::SIGUSR1);
+        session.wait_for("usr1\n");
+        session.signal(Signal::SIGTERM);
+        seen.add("code", session.finish().code.to_string());
+        assert_eq!(podman.wait_for_end("c"), 9);
+    });
+}
+
+#[test]
+fn attached_without_signals_passed_on() {
+    podman_twin!(|podman, seen| {
+        let session = proxied(podman, "--sig-proxy=false");
+        session.signal(Signal::SIGTERM);
+        seen.add("code", session.finish().code.to_string());
+        assert_eq!(podman.inspect("c", "{{.State.Status}}"), "running");
+        // A new client finds the container as it was.
+        let mut again = Session::start(podman.command(&["attach", "c"]), Input::Null);
+        again.wait_for("tick\n");
+        podman.call(&["kill", "-s", "TERM", "c"]).exits(0);
+        seen.add("again", again.finish().code.to_string());
+        assert_eq!(podman.wait_for_end("c"), 9);
+    });
+}
+
+#[test]
+fn a_reader_that_pauses_loses_nothing() {
+    podman_twin!(|podman, _| {
+        let mut session = podman.start(&["--log-driver", "none"], "seq 400000", Input::Null);
+        // A pipe's content at a time, and nothing in between.
+        let mut before = 0;
+        for _ in 0..20 {
+            session.wait_until("writing more", |stdout, _| stdout.len() > before);
+            before = session.stdout().len();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let outcome = session.finish().exits(0);
+        let expected: String = (1..=400_000).map(|number| format!("{number}\n")).collect();
+        assert!(outcome.stdout_text() == expected, "{} bytes", outcome.stdout.len());
+    });
+}
+
+#[test]
+fn a_reader_that_has_seen_enough() {
+    podman_twin!(|podman, seen| {
+        let mut session = podman.start(&["--name", "c"], "seq 300000; exit 3", Input::Null);
+        session.wait_for("1\n");
+        session.leave_output();
+        // podman dies of the broken pipe; the container does not notice.
+        seen.add("code", session.finish().code.to_string());
+        assert_eq!(podman.wait_for_end("c"), 3);
+        let logs = podman.call(&["logs", "c"]).exits(0);
+        let expected: String = (1..=300_000).map(|number| format!("{number}\n")).collect();
+        assert!(logs.stdout_text() == expected, "{} bytes in the log", logs.stdout.len());
     });
 }
