@@ -27,6 +27,7 @@ pub mod monitor;
 pub mod observe;
 pub mod podman;
 pub mod process;
+pub mod pty;
 pub mod runc;
 pub mod session;
 pub mod standin;
