@@ -15,6 +15,7 @@ pub mod oom;
 mod output;
 mod pace;
 mod perform;
+pub mod pidfile;
 pub mod privileges;
 pub mod stdin;
 mod streams;
