@@ -20,6 +20,7 @@ pub mod channel;
 pub mod command;
 pub mod deadline;
 pub mod differences;
+pub mod faults;
 pub mod image;
 pub mod monitor;
 pub mod observe;
