@@ -21,6 +21,7 @@ pub mod command;
 pub mod deadline;
 pub mod differences;
 pub mod fifo;
+pub mod faults;
 pub mod image;
 pub mod log;
 pub mod monitor;
