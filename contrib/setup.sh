@@ -92,6 +92,11 @@ install_packages() {
         want dash dash
         want setsid util-linux
         want logger bsdutils
+        # The journal and the file systems that the log's tests run on.
+        want journalctl systemd
+        want mkfs.ext4 e2fsprogs
+        want prlimit util-linux
+        want strace strace
     fi
     [ ${#missing[@]} = 0 ] || apt "${missing[@]}"
 }

@@ -37,7 +37,7 @@ pub struct Journal {
     daemon: Option<Child>,
     program: &'static str,
     /// Dropped after the daemon.
-    _mounts: Mounts,
+    mounts: Mounts,
 }
 
 impl Journal {
@@ -69,7 +69,7 @@ impl Journal {
             fs::create_dir(Path::new("/run/systemd").join(directory)).expect("mkdir");
         }
         fs::write("/run/systemd/journald.conf.d/test.conf", CONFIGURATION).expect("configuration");
-        Some(Self { daemon: None, program, _mounts: mounts })
+        Some(Self { daemon: None, program, mounts })
     }
 
     /// Starts the daemon and waits until it can be sent to.
@@ -97,13 +97,43 @@ impl Journal {
         kill(pid(self.daemon.as_ref().expect("a running journal")), signal).expect("signal");
     }
 
+    /// The system log of the namespace, for what a monitor with `--syslog` has to say; not to be had beside a journal.
+    ///
+    /// # Panics
+    /// When the journal runs.
+    pub fn syslog(&mut self) -> UnixDatagram {
+        assert!(self.daemon.is_none(), "the journal is the system log");
+        let usual = Path::new("/dev/log");
+        let socket = match fs::read_link(usual) {
+            // systemd's link, which leads into what is our own here.
+            Ok(target) => UnixDatagram::bind(usual.parent().expect("/dev").join(target)),
+            Err(_) if usual.exists() => {
+                let socket = UnixDatagram::bind("/run/systemd/log");
+                self.mounts.bind(Path::new("/run/systemd/log"), usual);
+                socket
+            }
+            Err(_) => {
+                self.mounts.tmpfs(Path::new("/run"), "1m");
+                UnixDatagram::bind("/run/syslog")
+            }
+        };
+        let socket = socket.expect("system log");
+        socket.set_nonblocking(true).expect("nonblocking");
+        socket
+    }
+
     /// All entries of the container so far, oldest first; what was sent before the call is among them.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
         run(journalctl(&["--sync"])).exits(0);
         let container = format!("CONTAINER_ID_FULL={CID}");
         let outcome = run(journalctl(&["--no-pager", "--all", "-o", "json", &container])).exits(0);
-        outcome.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(Entry::parse).collect()
+        outcome
+            .stdout
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(Entry::parse)
+            .collect()
     }
 
     /// How many entries the container has, without taking them apart.
@@ -177,7 +207,9 @@ impl Entry {
 /// A field that occurs several times is an array; one that is not text is an array of its bytes.
 fn values(value: &Value) -> Vec<Vec<u8>> {
     match value {
-        Value::Array(items) if items.iter().any(|item| !item.is_number()) => items.iter().flat_map(values).collect(),
+        Value::Array(items) if items.iter().any(|item| !item.is_number()) => {
+            items.iter().flat_map(values).collect()
+        }
         Value::Array(items) => {
             let byte = |item: &Value| item.as_u64().and_then(|byte| u8::try_from(byte).ok()).expect("a byte");
             vec![items.iter().map(byte).collect()]
@@ -197,4 +229,3 @@ fn journalctl(args: &[&str]) -> Command {
 fn pid(daemon: &Child) -> Pid {
     Pid::from_raw(daemon.id().cast_signed())
 }
-

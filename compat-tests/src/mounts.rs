@@ -22,7 +22,10 @@ impl Mounts {
     #[must_use]
     pub fn private() -> Option<Self> {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNS) {
-            assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "no mount namespace: {error}");
+            assert!(
+                std::env::var_os("CI").is_none_or(|value| value != "true"),
+                "no mount namespace: {error}"
+            );
             eprintln!("left out: a mount namespace can't be made: {error}");
             return None;
         }
@@ -36,6 +39,13 @@ impl Mounts {
         fs::create_dir_all(target).expect("mount point");
         let options = format!("size={size},mode=0755");
         mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).expect("tmpfs");
+        self.targets.push(target.to_owned());
+    }
+
+    /// Lets the file `target` be the file `source`.
+    pub fn bind(&mut self, source: &Path, target: &Path) {
+        let nothing = None::<&str>;
+        mount(Some(source), target, nothing, MsFlags::MS_BIND, nothing).expect("bind mount");
         self.targets.push(target.to_owned());
     }
 

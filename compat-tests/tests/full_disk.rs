@@ -12,8 +12,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use compat_tests::bench::{LOG_CAP, built};
-use compat_tests::mounts::Mounts;
 use compat_tests::log::joined;
+use compat_tests::mounts::Mounts;
 use compat_tests::session::run;
 use compat_tests::{Bench, LogLine, Monitor, deadline};
 
@@ -272,8 +272,7 @@ fn syncs(options: &[&str]) -> Option<(usize, usize)> {
         text.lines().filter(|line| line.contains("sync") && !line.contains("resumed")).count()
     };
     bench.script("payload\nlines 20000\ntouch flooded\nwait more\nexit 7");
-    let mut monitor =
-        bench.podman().args(["--log-size-max", "100000", "--log-rotate"]).args(options).run();
+    let mut monitor = bench.podman().args(["--log-size-max", "100000", "--log-rotate"]).args(options).run();
     monitor.report();
     flooded(&bench);
     let lines = || bench.log_lines().last().map(LogLine::text) == Some("line 20000".into());

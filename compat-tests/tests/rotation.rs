@@ -59,7 +59,8 @@ fn numbers(bytes: &[u8], torn: &mut Vec<u8>) -> Vec<u32> {
     let mut found = Vec::with_capacity(bytes.len() / PREFIX);
     for record in records.split(|byte| *byte == b'\n') {
         let (prefix, text) = record.split_at_checked(PREFIX).unwrap_or_else(|| panic!("{}", show(record)));
-        let stamped = prefix.starts_with(b"20") && prefix[10] == b'T' && prefix[19] == b'.' && prefix[35] == b' ';
+        let stamped =
+            prefix.starts_with(b"20") && prefix[10] == b'T' && prefix[19] == b'.' && prefix[35] == b' ';
         assert!(stamped && prefix[35..].starts_with(b" stdout "), "{}", show(record));
         torn.extend_from_slice(text);
         match &prefix[43..] {
@@ -99,7 +100,7 @@ fn contiguous(files: &[PathBuf]) -> (u32, u32) {
         }
     }
     assert!(torn.is_empty(), "the last line has no end");
-    range.expect("lines")
+    range.unwrap()
 }
 
 /// The number of the first line that begins in a file.
