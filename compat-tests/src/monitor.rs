@@ -107,11 +107,13 @@ impl<'b> Monitor<'b> {
     #[must_use]
     pub fn attach(&self) -> AttachClient {
         let pid = self.pid();
-        let sockets = || pid.fds().into_values().filter(|target| target.starts_with("socket:"));
-        // By name: an earlier client may be leaving meanwhile, so their number says nothing.
-        let before: BTreeSet<String> = sockets().collect();
+        // By their inodes, because clients that have left may still be on their way out.
+        let sockets = || -> BTreeSet<String> {
+            pid.fds().into_values().filter(|target| target.starts_with("socket:")).collect()
+        };
+        let before = sockets();
         let client = self.bench.attach();
-        deadline::until("the client to be accepted", || sockets().find(|name| !before.contains(name)));
+        deadline::until("the client to be accepted", || (!sockets().is_subset(&before)).then_some(()));
         client
     }
 

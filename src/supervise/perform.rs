@@ -1,6 +1,5 @@
 //! The only place that carries out what the lifecycle decides.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -8,10 +7,9 @@ use nix::unistd::Pid;
 
 use super::lifecycle::{Action, Input, Outcome};
 use super::oom::OomWatch;
-use super::privileges;
 use super::streams::{BOTH, watch};
 use super::watch::{POLL_INTERVAL, Watch};
-use super::{Event, Monitor, QUIET_AFTER, Turn};
+use super::{Event, Monitor, QUIET_AFTER, Turn, pidfile, privileges};
 use crate::config::{ApiVersion, Operation};
 use crate::diag::{debug, error, info, warn};
 use crate::error::strerror;
@@ -56,17 +54,12 @@ impl Monitor<'_> {
             return None;
         }
         let path = &self.config.container_pidfile;
-        let pid = match fs::read(path) {
-            Ok(text) => leading_pid(&text),
-            Err(e) => {
-                self.failure = format!("Failed to open file {}: {}", path.display(), strerror(&e));
-                return None;
-            }
+        self.failure = match pidfile::read(path) {
+            Ok(Some(pid)) => return Some(pid),
+            Ok(None) => format!("The runtime left no pid in {}", path.display()),
+            Err(e) => format!("Failed to open file {}: {}", path.display(), strerror(&e)),
         };
-        if pid.is_none() {
-            self.failure = format!("The runtime left no pid in {}", path.display());
-        }
-        pid
+        None
     }
 
     fn start(&mut self, pid: Pid) {
@@ -177,32 +170,5 @@ impl Monitor<'_> {
             }
         }
         self.outcome = Some(outcome);
-    }
-}
-
-/// What atoi finds, if it is a pid.
-fn leading_pid(text: &[u8]) -> Option<Pid> {
-    let text = text.trim_ascii_start();
-    let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
-    let number = std::str::from_utf8(text.get(..digits)?).ok()?.parse::<i32>().ok()?;
-    (number > 0).then(|| Pid::from_raw(number))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_positive_number_is_a_pid() {
-        let table: [(&[u8], Option<i32>); 7] = [
-            (b"42", Some(42)),
-            (b" 42\n", Some(42)),
-            (b"", None),
-            (b"0", None),
-            (b"-7", None),
-            (b"abc", None),
-            (b"99999999999", None),
-        ];
-        table.into_iter().for_each(|(text, pid)| assert_eq!(leading_pid(text).map(Pid::as_raw), pid));
     }
 }

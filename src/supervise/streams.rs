@@ -1,5 +1,6 @@
 //! The way of the container's output: from its pipes to the log, then to attached clients.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -158,6 +159,9 @@ impl Monitor<'_> {
         for _ in 0..READS_PER_TURN {
             let Some(output) = self.streams.get(stream) else { return Turn::Dry };
             if output.is_crowded() {
+                if self.is_log_full {
+                    return Turn::Dry;
+                }
                 let passed = output.held().len() - MESSAGE_SIZE;
                 self.deliver(stream, passed, true, now);
                 continue;
@@ -183,7 +187,8 @@ impl Monitor<'_> {
     fn deliver(&mut self, stream: Stream, upto: usize, more: bool, now: Instant) {
         let Some(output) = self.streams.get(stream) else { return };
         let bytes = output.held().get(..upto).unwrap_or_default();
-        if bytes.is_empty() {
+        // A log that is full may hold back what it has taken; then it wants to be called without anything new, too.
+        if bytes.is_empty() && self.log.blocked().is_none() {
             return;
         }
         let taken = self.log.append(stream, bytes, more);
@@ -199,18 +204,31 @@ impl Monitor<'_> {
         self.is_log_full || self.attach.holds(stream)
     }
 
-    /// Waits for a log that is full, if it is one that can be waited for.
+    /// Waits for a log that is full, if it is one that can be waited for; goes on when it is full no longer.
     fn watch_full_log(&mut self) {
-        let Some(full) = self.log.blocked().filter(|_| !self.is_log_full) else { return };
-        let registry = self.poll.registry();
-        match registry.register(&mut SourceFd(&full.as_raw_fd()), Event::Log.token(), Interest::WRITABLE) {
-            Ok(()) => self.is_log_full = true,
-            Err(e) => warn!("Failed to wait for the log: {}", strerror(&e)),
+        let Some(full) = self.log.blocked() else {
+            if std::mem::take(&mut self.is_log_full) {
+                // Nobody else would say so: what was full may be gone, and its descriptor with it.
+                self.resume();
+            }
+            return;
+        };
+        self.is_log_full = true;
+        let (registry, fd, token) = (self.poll.registry(), full.as_raw_fd(), Event::Log.token());
+        let watching = match registry.register(&mut SourceFd(&fd), token, Interest::WRITABLE) {
+            // Still watched from a time when another source found it full. Asking anew tells if there is room by now.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                registry.reregister(&mut SourceFd(&fd), token, Interest::WRITABLE)
+            }
+            watching => watching,
+        };
+        if let Err(e) = watching {
+            warn!("Failed to wait for the log: {}", strerror(&e));
+            self.is_log_full = false;
         }
     }
 
     pub(super) fn on_log_writable(&mut self, now: Instant) -> Turn {
-        // A log that was replaced meanwhile has left epoll with its descriptor.
         if let Some(full) = self.log.blocked() {
             let _ = self.poll.registry().deregister(&mut SourceFd(&full.as_raw_fd()));
         }
@@ -250,27 +268,36 @@ impl Monitor<'_> {
 
     fn drain_one(&mut self, stream: Stream, deadline: Instant) {
         let mut left = self.streams.get(stream).map_or(0, |output| output.waiting());
-        loop {
-            let now = Instant::now();
+        while left > 0 && Instant::now() < deadline {
             let Some(output) = self.streams.get(stream) else { return };
             let held = output.held().len();
-            let filled = if left > 0 { output.fill() } else { Ok(Fill::Dry) };
+            if !matches!(output.fill(), Ok(Fill::More | Fill::Last)) {
+                break;
+            }
             left = left.saturating_sub(output.held().len() - held);
-            let goes_on = matches!(filled, Ok(Fill::More | Fill::Last)) && left > 0 && now < deadline;
-            self.deliver_all(stream, goes_on, now);
-            let is_done = match self.log.blocked() {
-                Some(full) => !becomes_writable(full, deadline.saturating_duration_since(now)),
-                None => !goes_on,
-            };
-            if is_done {
-                return;
+            if left > 0 {
+                self.deliver_all(stream, true, Instant::now());
+                self.wait_for_log(deadline);
             }
         }
+        self.deliver_last(stream, deadline);
     }
-}
 
-/// Waits until `fd` takes more, `patience` at most.
-fn becomes_writable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
-    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
-    poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], patience) == Ok(1)
+    fn wait_for_log(&self, deadline: Instant) {
+        if let Some(full) = self.log.blocked() {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+            // Whatever comes of it, the next attempt to write tells.
+            let _ = poll(&mut [PollFd::new(full, PollFlags::POLLOUT)], patience);
+        }
+    }
+
+    /// As [`Monitor::deliver_all`], but what the log does not take until `deadline` is counted as lost.
+    fn deliver_last(&mut self, stream: Stream, deadline: Instant) {
+        let Some(output) = self.streams.get(stream) else { return };
+        let all = output.held().len();
+        self.log.append_last(stream, output.held(), deadline);
+        self.attach.broadcast(stream, output.take_unseen(all), self.poll.registry(), Instant::now());
+        output.consume(all);
+    }
 }
