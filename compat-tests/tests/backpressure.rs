@@ -9,7 +9,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use compat_tests::bench::joined;
+use compat_tests::log::joined;
 use compat_tests::process::Process;
 use compat_tests::session::run;
 use compat_tests::{AttachClient, Bench, LogLine, Monitor, MonitorCommand, bench_twin, deadline};
