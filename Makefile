@@ -18,7 +18,7 @@ export FERROMON_COMMIT
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/conmon
 SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 
-.PHONY: all build install podman crio demo setup test check clean
+.PHONY: all build install podman crio demo setup test soak check clean
 
 all: build
 
@@ -52,6 +52,10 @@ demo:
 test:
 	contrib/setup.sh test
 	contrib/test.sh
+
+# Ten thousand exec sessions instead of the thousand of `test`: some minutes.
+soak:
+	FERROMON_SOAK=10000 $(CARGO) test -p compat-tests --test soak
 
 # The fast part of `test`, for use while editing.
 check:

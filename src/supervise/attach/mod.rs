@@ -254,6 +254,7 @@ impl Attach {
         }
         self.limit_departed(stdin, registry, now);
         if self.readable.is_empty() && self.clients.is_empty() {
+            self.readable = VecDeque::new();
             stdin.shed();
         }
         if self.has_input(stdin) { Progress::More } else { Progress::Drained }
