@@ -45,7 +45,7 @@ crio: $(BINARY)
 # Everything from a fresh machine to a running container.
 demo:
 	contrib/setup.sh demo
-	$(MAKE) build
+	$(MAKE) --no-print-directory build
 	contrib/demo.sh $(BINARY)
 
 # Everything from a fresh machine to the last test result.

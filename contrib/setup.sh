@@ -91,6 +91,7 @@ install_packages() {
         want conmon conmon
         want dash dash
         want setsid util-linux
+        want logger bsdutils
     fi
     [ ${#missing[@]} = 0 ] || apt "${missing[@]}"
 }

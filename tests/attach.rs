@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use compat_tests::{Bench, Monitor, behaviour, deadline};
@@ -59,6 +60,30 @@ fn earlier_output_is_not_replayed() {
 }
 
 #[test]
+fn a_client_gets_whatever_is_written_after_it_connected() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let monitor = running(
+            &bench,
+            &[],
+            "wait go\nprint before\ntouch one\nwait connected\nprint after\ntouch two\nwait end",
+        );
+        // The monitor finds all of it at once, and reads both words together.
+        monitor.pid().signal(Signal::SIGSTOP);
+        deadline::until("the monitor to stop", || (monitor.pid().state() == Some('T')).then_some(()));
+        bench.touch("go");
+        bench.wait_file(&bench.path("one"));
+        let client = bench.attach();
+        bench.touch("connected");
+        bench.wait_file(&bench.path("two"));
+        monitor.pid().signal(Signal::SIGCONT);
+        let _ = client.read_until(2, "after");
+        bench.touch("end");
+        monitor.finish_rest();
+    });
+}
+
+#[test]
 fn all_clients_get_all_output() {
     behaviour!(|| {
         let bench = Bench::new();
@@ -102,6 +127,21 @@ fn a_packet_of_32_kib_arrives_whole() {
         client.half_close();
         monitor.finish_rest();
         assert!(std::fs::read(bench.path("input")).unwrap() == data, "input lost or changed");
+    });
+}
+
+#[test]
+fn stdin_stays_open_while_nobody_is_attached() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let monitor = running(&bench, &["-i"], "cat input\nexit 3");
+        bench.wait_file(&bench.path("input"));
+        deadline::holds("the container waits", Duration::from_millis(80), || monitor.container().alive());
+        let client = monitor.attach();
+        client.send(b"at last");
+        client.half_close();
+        assert_eq!(monitor.finish_rest(), "3");
+        assert_eq!(bench.wait_file(&bench.path("input")), "at last");
     });
 }
 
@@ -187,14 +227,30 @@ fn pending_input_comes_before_the_end() {
 fn without_stdin_input_goes_nowhere() {
     behaviour!(|| {
         let bench = Bench::new();
-        let monitor = running(&bench, &[], "cat input\nwait go\nprint hello\\n\nexit 3");
+        let monitor = running(&bench, &[], "cat input\nwait go\nprint hello\\n\nwait end\nexit 3");
         let client = monitor.attach();
         client.send(b"lost");
         client.send(b"lost too");
         bench.touch("go");
-        assert_eq!(client.read_to_end().0, b"hello\n");
+        assert_eq!(client.read_until(2, "hello\n"), "hello\n");
+        bench.touch("end");
         assert_eq!(monitor.finish_rest(), "3");
         assert_eq!(bench.wait_file(&bench.path("input")), "");
+    });
+}
+
+#[test]
+fn unread_input_does_not_cost_the_client_its_output() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let monitor = running(&bench, &["-i"], "wait go\nprint bye\\n\nexit 3");
+        let client = monitor.attach();
+        // A socket that is closed with input left in it makes the other side lose what it has not read yet.
+        while client.try_send(&[b'x'; 16 * 1024]) {}
+        bench.touch("go");
+        assert_eq!(monitor.finish_rest(), "3");
+        assert_eq!(client.packet(), Some((2, b"bye\n".to_vec())));
+        assert_eq!(client.packet(), None);
     });
 }
 
@@ -235,7 +291,7 @@ fn a_container_that_does_not_read_costs_nothing() {
         let client = monitor.attach();
         while client.try_send(&[b'x'; 16 * 1024]) {}
         // What the socket held may go on to the pipe.
-        while deadline::writable(std::os::fd::AsFd::as_fd(&client), Duration::from_millis(20))
+        while deadline::writable(client.as_fd(), Duration::from_millis(20))
             && client.try_send(&[b'x'; 16 * 1024])
         {}
         monitor.pid().expect_idle();
@@ -275,6 +331,16 @@ fn a_client_that_leaves_does_not_stop_the_container() {
     });
 }
 
+/// Waits until the container's output has come to a halt, because a client takes nothing.
+fn wait_for_halt(bench: &Bench) {
+    let size = || std::fs::metadata(bench.log()).map_or(0, |meta| meta.len());
+    deadline::until("the output to come to a halt", || {
+        let now = size();
+        let goes_on = deadline::try_until(Duration::from_millis(150), || (size() != now).then_some(()));
+        (now > 0 && goes_on.is_none()).then_some(())
+    });
+}
+
 #[test]
 fn a_stuck_client_does_not_hold_the_exit_up() {
     behaviour!(|| {
@@ -282,7 +348,7 @@ fn a_stuck_client_does_not_hold_the_exit_up() {
         let monitor = running(&bench, &[], "wait go\nlines 20000 99\nexit 3");
         let client = monitor.attach();
         bench.touch("go");
-        assert!(deadline::readable(std::os::fd::AsFd::as_fd(&client), deadline::limit()));
+        assert!(deadline::readable(client.as_fd(), deadline::limit()));
         deadline::holds("the container has to wait", Duration::from_millis(200), || {
             monitor.container().alive()
         });
@@ -298,6 +364,41 @@ fn a_stuck_client_does_not_hold_the_exit_up() {
 }
 
 #[test]
+fn a_stuck_client_is_dropped_some_time_after_the_exit() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.exit_script("record");
+        bench.script("payload\nwait go\nlines 20000 99\nexit 3");
+        let mut monitor = bench.podman().exit_command([""; 0]).run();
+        monitor.report();
+        let _stuck = monitor.attach();
+        bench.touch("go");
+        wait_for_halt(&bench);
+        monitor.container().signal(Signal::SIGKILL);
+        bench.wait_exit_file();
+        // Ten seconds, and some for a busy machine.
+        let limit = deadline::scaled(Duration::from_secs(20));
+        let ran = deadline::try_until(limit, || bench.path("t/seen/done").exists().then_some(()));
+        assert!(ran.is_some(), "the exit command waits for the client");
+        monitor.wait();
+    });
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_dropped_on_request() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\nwait go\nlines 20000 99\nexit 3");
+        let mut monitor = bench.podman().env("CONMON_ATTACH_STALL_TIMEOUT", "1").run();
+        monitor.report();
+        let _stuck = monitor.attach();
+        bench.touch("go");
+        assert_eq!(monitor.finish_rest(), "3");
+        assert!(bench.logged("stdout") == numbered(20000, 99), "output lost or changed");
+    });
+}
+
+#[test]
 fn a_stuck_client_does_not_stop_the_other_stream() {
     behaviour!(|| {
         let bench = Bench::new();
@@ -306,18 +407,7 @@ fn a_stuck_client_does_not_stop_the_other_stream() {
         let monitor = running(&bench, &[], payload);
         let client = monitor.attach();
         bench.touch("go");
-        assert!(deadline::readable(std::os::fd::AsFd::as_fd(&client), deadline::limit()));
-        let size = || std::fs::metadata(bench.log()).map_or(0, |meta| meta.len());
-        let mut last = 0;
-        deadline::until("stdout to come to a halt", || {
-            let now = size();
-            let halted = now > 0
-                && now == last
-                && deadline::try_until(Duration::from_millis(100), || (size() != now).then_some(()))
-                    .is_none();
-            last = now;
-            halted.then_some(())
-        });
+        wait_for_halt(&bench);
         bench.touch("second");
         deadline::until("stderr in the log", || (bench.logged("stderr") == b"still here\n").then_some(()));
         drop(client);

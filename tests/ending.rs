@@ -59,6 +59,26 @@ fn everything_is_there_when_the_runtime_starts() {
 }
 
 #[test]
+fn the_drivers_umask_changes_no_mode() {
+    behaviour!(|| {
+        for umask in [0, 0o077] {
+            let bench = Bench::new();
+            bench.script("payload\nwait go\nexit 3");
+            let mut monitor = bench.podman().umask(umask).run();
+            monitor.report();
+            let bundle = bench.bundle();
+            assert_eq!(mode(&bundle.join("attach")), "s700");
+            assert_eq!(mode(&bundle.join("ctl")), "p640");
+            assert_eq!(mode(&bench.log()), "-640");
+            assert_eq!(mode(&bench.path("conmon.pid")), "-644");
+            bench.touch("go");
+            monitor.finish_rest();
+            assert_eq!(mode(&bench.exit_file()), "-644");
+        }
+    });
+}
+
+#[test]
 fn leftovers_of_a_dead_monitor_are_replaced() {
     behaviour!(|| {
         let bench = Bench::new();

@@ -117,7 +117,13 @@ fn sync_int_goes_to_the_process() {
         bench.exec_script("payload\ntrap INT 33\ntouch ready\npause");
         let mut monitor = bench.crio_exec().run();
         bench.wait_file(&bench.path("ready"));
-        monitor.parent().signal(Signal::SIGINT);
+        // While the runtime runs, it would get the signal; afterwards the monitor must have read the pid first.
+        deadline::until("the runtime to be gone", || (bench.processes().len() == 2).then_some(()));
+        let monitor_process = monitor.parent();
+        deadline::until("the signal to arrive", || {
+            monitor_process.signal(Signal::SIGINT);
+            monitor.sync_pipe().has_news().then_some(())
+        });
         assert_eq!(monitor.report().number("exit_code"), 33);
         assert_eq!(monitor.wait_parent().code, Some(33));
     });

@@ -241,6 +241,20 @@ fn a_runtime_that_can_not_be_executed_is_a_failure() {
 }
 
 #[test]
+fn the_monitors_own_failure_is_reported() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let mut monitor = bench.podman().replace("-b", bench.path("missing")).run();
+        assert_eq!(monitor.wait_parent().code, Some(0), "the failure comes after the fork");
+        let report = monitor.report();
+        assert_eq!(report.number("data"), -1);
+        assert!(!report.message().is_empty(), "{}", report.text());
+        monitor.sync_pipe().expect_eof("after a failure");
+        assert_eq!(monitor.wait_pid(monitor.pid()).code, Some(1));
+    });
+}
+
+#[test]
 fn a_missing_pid_file_is_a_failure() {
     behaviour!(|| {
         let report = failure("pidfile none");

@@ -316,6 +316,21 @@ fn an_exec_with_a_terminal() {
 }
 
 #[test]
+fn an_exec_gets_the_size_written_before_its_start() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let sizes = "winsize size\nsleep 10\n".repeat(300);
+        bench.exec_script(&format!("console\npayload\n{sizes}"));
+        let mut monitor = bench.podman_exec().arg("-t").env("TMPDIR", bench.path("t")).run();
+        monitor.attach_pipe().report("readiness on the attach pipe");
+        compat_tests::fifo::write_fifo(&bench.exec_bundle().join("ctl"), b"1 44 144\n");
+        monitor.go();
+        assert!(monitor.report().number("data") > 1);
+        wait_size(&bench, "size", "44 144");
+    });
+}
+
+#[test]
 fn a_failed_exec_with_a_terminal() {
     behaviour!(|| {
         let bench = Bench::new();

@@ -10,8 +10,8 @@ use std::process::Command;
 
 const APPLETS: &[&str] = &[
     "cat", "cut", "dd", "echo", "env", "false", "grep", "head", "id", "kill", "ls", "md5sum", "mkdir",
-    "mknod", "nc", "printf", "ps", "pwd", "readlink", "rm", "sed", "seq", "sleep", "sort", "tail", "test",
-    "touch", "tr", "true", "tty", "uname", "usleep", "wc", "yes",
+    "mknod", "nc", "printf", "ps", "pwd", "readlink", "rm", "sed", "seq", "sleep", "sort", "tail", "tee",
+    "test", "touch", "tr", "true", "tty", "uname", "usleep", "wc", "yes",
 ];
 /// Directories that the container's mounts need, because the file system may be read-only.
 const DIRECTORIES: &[&str] = &["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr/bin"];
@@ -43,14 +43,27 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     paths.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
 }
 
+/// Copies the program `name` and the libraries it needs into `directory`, to be run with `LD_LIBRARY_PATH`.
+pub fn copy_flat(name: &str, directory: &Path) {
+    fs::create_dir_all(directory).unwrap();
+    let source = program(name);
+    fs::copy(&source, directory.join(name)).unwrap();
+    for library in libraries(&source) {
+        fs::copy(&library, directory.join(library.file_name().unwrap())).unwrap();
+    }
+}
+
 fn add_with_libraries(source: &Path, target: &Path, root: &Path) {
     fs::copy(source, target).unwrap();
-    let output = Command::new("ldd").arg(source).output().unwrap();
-    for word in
-        String::from_utf8_lossy(&output.stdout).split_whitespace().filter(|word| word.starts_with('/'))
-    {
-        let copy = root.join(&word[1..]);
+    for library in libraries(source) {
+        let copy = root.join(library.strip_prefix("/").unwrap());
         fs::create_dir_all(copy.parent().unwrap()).unwrap();
-        fs::copy(word, copy).unwrap();
+        fs::copy(library, copy).unwrap();
     }
+}
+
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let output = Command::new("ldd").arg(program).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }

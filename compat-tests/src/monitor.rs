@@ -1,6 +1,7 @@
 //! The running monitor, seen from its driver.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::attach::AttachClient;
@@ -106,10 +107,13 @@ impl<'b> Monitor<'b> {
     #[must_use]
     pub fn attach(&self) -> AttachClient {
         let pid = self.pid();
-        let sockets = || pid.fds().values().filter(|target| target.starts_with("socket:")).count();
+        // By their inodes, because clients that have left may still be on their way out.
+        let sockets = || -> BTreeSet<String> {
+            pid.fds().into_values().filter(|target| target.starts_with("socket:")).collect()
+        };
         let before = sockets();
         let client = self.bench.attach();
-        deadline::until("the client to be accepted", || (sockets() > before).then_some(()));
+        deadline::until("the client to be accepted", || (!sockets().is_subset(&before)).then_some(()));
         client
     }
 

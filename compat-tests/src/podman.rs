@@ -24,8 +24,6 @@ pub const IMAGE: &str = "img";
 pub struct Podman {
     dir: PathBuf,
     conmon: PathBuf,
-    /// Added to podman's environment.
-    pub env: Vec<(String, String)>,
 }
 
 impl Podman {
@@ -36,7 +34,7 @@ impl Podman {
         let dir = std::env::temp_dir().join(format!("ferromon-podman-{}-{count}", std::process::id()));
         fs::create_dir(&dir).unwrap();
         transcript.mask(dir.to_string_lossy(), "dir");
-        let podman = Self { dir, conmon: side.program.clone(), env: Vec::new() };
+        let podman = Self { dir, conmon: side.program.clone() };
         podman.configure();
         podman.import_image();
         podman
@@ -84,7 +82,7 @@ runtime = "runc"
         let mut command = Command::new(program("podman"));
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("HOME", self.dir.join("home")).env("CONTAINERS_CONF", self.dir.join("containers.conf"));
-        command.envs(self.env.iter().map(|(name, value)| (name, value))).current_dir(&self.dir);
+        command.current_dir(&self.dir);
         for (option, directory) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(option).arg(self.dir.join(directory));
         }

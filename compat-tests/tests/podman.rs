@@ -3,12 +3,16 @@
 //!
 //! Each scenario also says what it expects, so that both sides being wrong in the same way is noticed.
 
-use std::path::Path;
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use compat_tests::observe;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+
 use compat_tests::podman::IMAGE;
 use compat_tests::podman_twin;
 use compat_tests::session::{Input, run};
+use compat_tests::{image, observe};
 
 /// Ends with 7 when it is told to end; "up" tells that the trap is set.
 const TRAP: &str = "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done";
@@ -391,6 +395,37 @@ fn monitor_named_in_the_configuration() {
         seen.outcome("info", &path);
         let version = podman.call(&["info", "--format", "{{.Host.Conmon.Version}}"]).exits(0);
         assert!(version.stdout_text().starts_with("conmon version 2."), "{version:?}");
+    });
+}
+
+#[test]
+fn readiness_is_passed_on() {
+    podman_twin!(|podman, seen| {
+        let path = podman.dir().join("host-notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // logger sends any text to a datagram socket; only whole lines that systemd knows may pass.
+        image::copy_flat("logger", &podman.dir().join("tools"));
+        let mount = format!("{}:/tools:ro", podman.dir().join("tools").display());
+        let options = ["-d", "--name", "c", "--sdnotify", "container", "-v", &mount];
+        let script = "export LD_LIBRARY_PATH=/tools; \
+                      /tools/logger -u $NOTIFY_SOCKET 'x\nMAINPID=1\nSTATUS=half'; \
+                      /tools/logger -u $NOTIFY_SOCKET 'x\nREADY=1'; sleep 100";
+        let mut command = podman.command(&[&["run"], &options[..], &[IMAGE, "sh", "-c", script]].concat());
+        command.env("NOTIFY_SOCKET", &path);
+        run(command).exits(0);
+        let mut received = Vec::new();
+        while received.last().is_none_or(|text| text != "READY=1") {
+            let mut buffer = [0; 4096];
+            let length = socket.recv(&mut buffer).unwrap();
+            // podman itself tells systemd which process to watch.
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if !text.starts_with("MAINPID=") {
+                received.push(text);
+            }
+        }
+        assert!(received.len() <= 2, "{received:?}");
+        seen.add("received", received.join("\n"));
     });
 }
 

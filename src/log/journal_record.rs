@@ -8,7 +8,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use super::{Identity, Stream};
-use crate::error::{Error, Result};
 
 /// What CONTAINER_ID holds of the container's id.
 const SHORT_ID_LEN: usize = 12;
@@ -50,21 +49,16 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// `labels` are `NAME=VALUE`.
-    ///
-    /// # Errors
-    /// The id is too short, or a label is not what a journal field can be. The texts are conmon's.
+    /// `labels` are `NAME=VALUE`, as [`LogConfig`](crate::config::LogConfig) has checked them, and the id is longer than
+    /// its short form.
     pub fn new(
         identity: &Identity<'_>,
         tag: Option<&OsStr>,
         labels: &[OsString],
         no_partial_message: bool,
-    ) -> Result<Self> {
+    ) -> Self {
         let id = identity.cid.as_bytes();
-        let short = match id.get(..SHORT_ID_LEN) {
-            Some(short) if id.len() > SHORT_ID_LEN => short,
-            _ => return Err(Error::message("Container ID must be longer than 12 characters")),
-        };
+        let short = id.get(..SHORT_ID_LEN).unwrap_or(id);
         let mut fields = Self {
             before_priority: Vec::new(),
             after_priority: Vec::new(),
@@ -83,10 +77,12 @@ impl Fields {
         }
         put(after, b"SYSLOG_IDENTIFIER", tag.or(name).unwrap_or(short));
         for label in labels {
-            let (name, value) = split_label(label)?;
-            put(&mut fields.labels, name, value);
+            let mut halves = label.as_bytes().splitn(2, |&byte| byte == b'=');
+            if let (Some(name), Some(value)) = (halves.next(), halves.next()) {
+                put(&mut fields.labels, name, value);
+            }
         }
-        Ok(fields)
+        fields
     }
 
     /// Appends an entry for `parts`, one after the other, to `out`. A `partial` one is continued by the next entry.
@@ -128,26 +124,6 @@ fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.push(b'\n');
 }
 
-fn split_label(label: &OsStr) -> Result<(&[u8], &[u8])> {
-    let bytes = label.as_bytes();
-    let wrong = |what: &str| Err(Error::message(what.replace("{}", &label.to_string_lossy())));
-    if bytes.first() == Some(&b'=') {
-        return wrong("Container labels must be in format LABEL=VALUE (no LABEL present in '{}')");
-    }
-    let mut halves = bytes.split(|&byte| byte == b'=');
-    let (Some(name), Some(value), None) = (halves.next(), halves.next(), halves.next()) else {
-        return wrong(
-            "Container labels must be in format LABEL=VALUE (none or more than one '=' present in '{}')",
-        );
-    };
-    if !name.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_')) {
-        return wrong(
-            "Container label names must contain only uppercase letters, numbers and underscore (in '{}')",
-        );
-    }
-    Ok((name, value))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,7 +141,7 @@ mod tests {
     #[test]
     fn the_fields_have_conmons_order() {
         let labels = [OsString::from("A=b"), OsString::from("0_C=")];
-        let fields = Fields::new(&identity(Some("name")), Some(OsStr::new("tag")), &labels, false).unwrap();
+        let fields = Fields::new(&identity(Some("name")), Some(OsStr::new("tag")), &labels, false);
         assert_eq!(
             encode(&fields, [b"par", b"tial"], true),
             "MESSAGE=partial\nCONTAINER_ID_FULL=0123456789abcdef\nPRIORITY=6\nCONTAINER_ID=0123456789ab\n\
@@ -185,7 +161,7 @@ mod tests {
             (None, Some("n"), "CONTAINER_ID=0123456789ab\nCONTAINER_NAME=n\nSYSLOG_IDENTIFIER=n\n"),
             (Some("t"), None, "CONTAINER_ID=0123456789ab\nCONTAINER_TAG=t\nSYSLOG_IDENTIFIER=t\n"),
         ] {
-            let fields = Fields::new(&identity(name), tag.map(OsStr::new), &[], true).unwrap();
+            let fields = Fields::new(&identity(name), tag.map(OsStr::new), &[], true);
             let want = format!("MESSAGE=x\nCONTAINER_ID_FULL=0123456789abcdef\nPRIORITY=6\n{want}");
             assert_eq!(encode(&fields, [b"x", b""], true), want);
         }
@@ -193,30 +169,10 @@ mod tests {
 
     #[test]
     fn a_newline_can_not_add_a_field() {
-        let fields = Fields::new(&identity(Some("n\nX=y")), None, &[], false).unwrap();
-        let name = "CONTAINER_NAME\n\x05\0\0\0\0\0\0\0n\nX=y\nSYSLOG_IDENTIFIER\n\x05\0\0\0\0\0\0\0n\nX=y\n";
+        let label = OsString::from("L=v\nX=y");
+        let fields = Fields::new(&identity(Some("n\nX=y")), None, &[label], false);
+        let name = "CONTAINER_NAME\n\x05\0\0\0\0\0\0\0n\nX=y\nSYSLOG_IDENTIFIER\n\x05\0\0\0\0\0\0\0n\nX=y\nL\n\x05\0\0\0\0\0\0\0v\nX=y\n";
         assert!(encode(&fields, [b"", b""], false).ends_with(name));
-    }
-
-    #[test]
-    fn what_the_journal_cant_hold_is_refused_in_conmons_words() {
-        let label =
-            |label: &str| Fields::new(&identity(None), None, &[label.into()], false).unwrap_err().to_string();
-        assert_eq!(label("=a"), "Container labels must be in format LABEL=VALUE (no LABEL present in '=a')");
-        for bad in ["A", "A=b=c", ""] {
-            let text = "Container labels must be in format LABEL=VALUE (none or more than one '=' present in";
-            assert_eq!(label(bad), format!("{text} '{bad}')"));
-        }
-        for bad in ["a=b", "A B=c", "É=1"] {
-            let text =
-                "Container label names must contain only uppercase letters, numbers and underscore (in";
-            assert_eq!(label(bad), format!("{text} '{bad}')"));
-        }
-        for short in ["", "0123456789ab"] {
-            let identity = Identity { cid: OsStr::new(short), name: None };
-            let error = Fields::new(&identity, None, &[], false).unwrap_err();
-            assert_eq!(error.to_string(), "Container ID must be longer than 12 characters");
-        }
     }
 
     #[test]

@@ -396,6 +396,11 @@ impl<T: Target> K8s<T> {
         self.renew(Occasion::Request);
     }
 
+    /// As [`super::Log::owes_reopen`].
+    pub fn owes_reopen(&self) -> bool {
+        matches!(self.owed, Some((Occasion::Request, _)))
+    }
+
     /// As [`super::Log::finish`]. What a full FIFO has not taken by now is lost.
     pub fn finish(&mut self) {
         if self.flush() == Progress::Blocked {

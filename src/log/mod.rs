@@ -22,7 +22,7 @@ use nix::unistd::fsync;
 
 use crate::config::LogConfig;
 use crate::diag::warn;
-use crate::error::{Context, Result};
+use crate::error::{Error, Result};
 use file::LogFile;
 use journal_record::Fields;
 use journald::{Journald, Settings};
@@ -71,20 +71,18 @@ impl Log {
     /// Opens what `config` names.
     ///
     /// # Errors
-    /// The log can't be opened, or a tag or label was given that the driver can't hold. The texts are conmon's.
+    /// The log file can't be opened; the text is conmon's. A journal that is not there is no error.
     pub fn open(config: &LogConfig, identity: &Identity<'_>) -> Result<Self> {
         let k8s = config.k8s_file.as_deref().map(|path| open_k8s(path, config)).transpose()?;
-        let journald = if config.journald {
+        let journald = config.journald.then(|| {
             let fields =
-                Fields::new(identity, config.tag.as_deref(), &config.labels, config.no_partial_message)?;
-            Some(Journald::new(
+                Fields::new(identity, config.tag.as_deref(), &config.labels, config.no_partial_message);
+            Journald::new(
                 Path::new(journald::SOCKET),
                 fields,
                 Settings::from_env(|name| std::env::var_os(name)),
-            ))
-        } else {
-            None
-        };
+            )
+        });
         Ok(Self { k8s, journald, ahead: [0; 2], no_sync: config.no_sync })
     }
 
@@ -158,6 +156,12 @@ impl Log {
         }
     }
 
+    /// A reopen was asked for and has failed. Whoever asked may wait for a new file, so [`Self::reopen`] is to be tried
+    /// again though the container says nothing.
+    pub fn owes_reopen(&self) -> bool {
+        self.k8s.as_ref().is_some_and(K8s::owes_reopen)
+    }
+
     /// Nothing more will come: flushes what is held back, for at most a second while a destination is full, and tells
     /// once more of what was lost.
     pub fn finish(&mut self) {
@@ -208,7 +212,12 @@ fn open_k8s(path: &Path, config: &LogConfig) -> Result<K8s<LogFile>> {
     };
     LogFile::open(path, keep, &config.allowlist)
         .and_then(|file| K8s::new(file, limits, Stamp::default()))
-        .context(|| "Failed to open log file".into())
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ENXIO) => {
+                Error::message(format!("Failed to open log file {}: nobody reads this FIFO", path.display()))
+            }
+            _ => Error::os("Failed to open log file", error),
+        })
 }
 
 #[cfg(test)]

@@ -116,6 +116,8 @@ struct Deadlines {
     give_up: Option<Instant>,
     /// The next look for a container that can't be watched.
     look: Option<Instant>,
+    /// The next attempt to reopen the log.
+    reopen: Option<Instant>,
     /// The buffers go back if nobody needs them until then.
     quiet: Option<Instant>,
 }
@@ -130,12 +132,12 @@ pub struct Sources {
     pub terminal: Terminal,
     pub controls: Controls,
     pub notify: Option<NotifyRelay>,
-    pub sync: SyncPipe,
     pub log: Log,
 }
 
 impl<'a> Monitor<'a> {
-    /// Takes over `sources` and registers them. `runtime` is the runtime's pid.
+    /// Takes over `sources` and registers them. `runtime` is the runtime's pid. Only a monitor that has come to be
+    /// takes `sync`: until then the caller has a failure to report there.
     ///
     /// # Errors
     /// No descriptors or address space are left: the last place where that is fatal.
@@ -144,8 +146,9 @@ impl<'a> Monitor<'a> {
         sources: Sources,
         runtime: Pid,
         exec_failure: ExecFailure,
+        sync: &mut SyncPipe,
     ) -> Result<Self> {
-        let Sources { poll, signals, ends, attach, terminal, controls, notify, sync, log } = sources;
+        let Sources { poll, signals, ends, attach, terminal, controls, notify, log } = sources;
         let registry = poll.registry();
         let stdin = match ends.stdin {
             Some(end) => Stdin::pipe(end, config.stdin, Event::Stdin.token()),
@@ -174,7 +177,7 @@ impl<'a> Monitor<'a> {
             config,
             signals,
             lifecycle: Lifecycle::new(runtime, config.is_exec()),
-            sync,
+            sync: sync.take(),
             log,
             streams,
             is_log_full: false,
@@ -255,9 +258,12 @@ impl<'a> Monitor<'a> {
     }
 
     fn mark(&mut self, event: Event) {
-        if !self.ready.contains(&event) {
-            self.ready.push(event);
+        if self.ready.contains(&event) {
+            return;
         }
+        // Whoever has connected by now gets what is read in this turn.
+        let place = if event == Event::Accept { 0 } else { self.ready.len() };
+        self.ready.insert(place, event);
     }
 
     fn on_event(&mut self, event: Event, now: Instant) -> Turn {
@@ -370,6 +376,9 @@ impl<'a> Monitor<'a> {
         if is_due(&mut self.deadlines.look, now) {
             self.look_for_container(now);
         }
+        if is_due(&mut self.deadlines.reopen, now) && self.log.owes_reopen() {
+            self.reopen_log(now);
+        }
         if is_due(&mut self.deadlines.quiet, now) {
             self.streams.shed();
             self.log.shed();
@@ -398,8 +407,8 @@ impl<'a> Monitor<'a> {
 }
 
 impl Deadlines {
-    fn all(&self) -> [Option<Instant>; 4] {
-        [self.timeout, self.give_up, self.look, self.quiet]
+    fn all(&self) -> [Option<Instant>; 5] {
+        [self.timeout, self.give_up, self.look, self.reopen, self.quiet]
     }
 }
 

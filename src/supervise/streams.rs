@@ -268,29 +268,36 @@ impl Monitor<'_> {
 
     fn drain_one(&mut self, stream: Stream, deadline: Instant) {
         let mut left = self.streams.get(stream).map_or(0, |output| output.waiting());
-        loop {
-            let now = Instant::now();
+        while left > 0 && Instant::now() < deadline {
             let Some(output) = self.streams.get(stream) else { return };
             let held = output.held().len();
-            let filled = if left > 0 { output.fill() } else { Ok(Fill::Dry) };
+            if !matches!(output.fill(), Ok(Fill::More | Fill::Last)) {
+                break;
+            }
             left = left.saturating_sub(output.held().len() - held);
-            let goes_on = matches!(filled, Ok(Fill::More | Fill::Last)) && left > 0 && now < deadline;
-            self.deliver_all(stream, goes_on, now);
-            let is_done = match self.log.blocked() {
-                Some(full) => {
-                    now >= deadline || !becomes_writable(full, deadline.saturating_duration_since(now))
-                }
-                None => !goes_on,
-            };
-            if is_done {
-                return;
+            if left > 0 {
+                self.deliver_all(stream, true, Instant::now());
+                self.wait_for_log(deadline);
             }
         }
+        self.deliver_last(stream, deadline);
     }
-}
 
-/// Waits until `fd` takes more, `patience` at most.
-fn becomes_writable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
-    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
-    poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], patience) == Ok(1)
+    fn wait_for_log(&self, deadline: Instant) {
+        if let Some(full) = self.log.blocked() {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+            // Whatever comes of it, the next attempt to write tells.
+            let _ = poll(&mut [PollFd::new(full, PollFlags::POLLOUT)], patience);
+        }
+    }
+
+    /// As [`Monitor::deliver_all`], but what the log does not take until `deadline` is counted as lost.
+    fn deliver_last(&mut self, stream: Stream, deadline: Instant) {
+        let Some(output) = self.streams.get(stream) else { return };
+        let all = output.held().len();
+        self.log.append_last(stream, output.held(), deadline);
+        self.attach.broadcast(stream, output.take_unseen(all), self.poll.registry(), Instant::now());
+        output.consume(all);
+    }
 }

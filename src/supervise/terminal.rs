@@ -1,7 +1,7 @@
 //! The container's terminal, from the socket that waits for the runtime to the size of the window.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::console::{ConsoleSocket, resize};
 use super::control::{Fifo, Requests, WindowSize};
@@ -9,6 +9,9 @@ use super::{Event, Monitor, Turn};
 use crate::diag::warn;
 use crate::error::strerror;
 use crate::log::Stream;
+
+/// How soon a log that could not be reopened is tried again.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What there is of a terminal before and beside its pty.
 #[derive(Debug, Default)]
@@ -72,18 +75,24 @@ impl Monitor<'_> {
         let fifo = if event == Event::Ctl { &mut self.controls.ctl } else { &mut self.controls.winsz };
         let Some(fifo) = fifo else { return Turn::Dry };
         let (requests, progress) = fifo.on_readable(self.poll.registry(), now);
-        self.obey(requests);
+        self.obey(requests, now);
         progress.into()
     }
 
-    fn obey(&mut self, requests: Requests) {
+    fn obey(&mut self, requests: Requests, now: Instant) {
         // Without a terminal there is nothing that has a size.
         if self.config.terminal && requests.size.is_some() {
             self.terminal.size = requests.size;
             self.apply_size();
         }
         if requests.reopen_logs {
-            self.log.reopen();
+            self.reopen_log(now);
         }
+    }
+
+    /// Tries until it works: CRI-O waits for the new file without a timeout.
+    pub(super) fn reopen_log(&mut self, now: Instant) {
+        self.log.reopen();
+        self.deadlines.reopen = self.log.owes_reopen().then(|| now + REOPEN_INTERVAL);
     }
 }

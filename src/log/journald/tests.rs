@@ -22,7 +22,7 @@ const CONMON: Settings = Settings { line_max: LINE_MAX, priority: PrioritySource
 
 fn journald(dir: &Scratch, settings: Settings) -> Journald {
     let identity = Identity { cid: OsStr::new("0123456789abcdef"), name: None };
-    Journald::new(&dir.path("socket"), Fields::new(&identity, None, &[], false).unwrap(), settings)
+    Journald::new(&dir.path("socket"), Fields::new(&identity, None, &[], false), settings)
 }
 
 struct Server(UnixDatagram);

@@ -1,6 +1,6 @@
 //! Requests from the driver: the fifos `ctl` and `winsz` in the bundle.
 //!
-//! Both ends of a fifo stay open here, so that it never reports a hang-up when a writer leaves. A turn gives the last
+//! A fifo is open for reading and writing here, so that it never reports a hang-up when a writer leaves. A turn gives the last
 //! size asked for and whether the logs are to be re-opened, however many lines said so: later ones overrule earlier
 //! ones, and a writer of millions costs no memory. conmon: `ctrl.c`.
 
@@ -44,16 +44,10 @@ pub struct Requests {
 #[derive(Debug)]
 pub struct Fifo {
     /// `None` after it failed.
-    ends: Option<Ends>,
+    fifo: Option<OwnedFd>,
     name: &'static str,
     parser: Parser,
     warnings: Limiter,
-}
-
-#[derive(Debug)]
-struct Ends {
-    reader: OwnedFd,
-    _writer: OwnedFd,
 }
 
 impl Fifo {
@@ -77,14 +71,11 @@ impl Fifo {
     fn new(bundle: &Path, name: &'static str, title: &str, dialect: Dialect) -> Result<Self> {
         let path = bundle.join(name);
         make(&path).context(|| format!("Failed to mkfifo at {}", path.display()))?;
-        // The reader first: opening the writer would wait for it.
-        let flags = OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let reader = open(&path, flags | OFlag::O_RDONLY, Mode::empty())
-            .context(|| format!("Failed to open {title} read half"))?;
-        let writer = open(&path, flags | OFlag::O_WRONLY, Mode::empty())
-            .context(|| format!("Failed to open {title} write half"))?;
-        let ends = Some(Ends { reader, _writer: writer });
-        Ok(Self { ends, name, parser: Parser::new(dialect), warnings: Limiter::default() })
+        // Linux opens a fifo for both at once: as its own writer it never sees a hang-up, with one descriptor.
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let fifo =
+            open(&path, flags, Mode::empty()).context(|| format!("Failed to open {title} read half"))?;
+        Ok(Self { fifo: Some(fifo), name, parser: Parser::new(dialect), warnings: Limiter::default() })
     }
 
     /// Watches the fifo under `token`.
@@ -92,10 +83,8 @@ impl Fifo {
     /// # Errors
     /// As epoll_ctl(2).
     pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        match &self.ends {
-            Some(ends) => {
-                registry.register(&mut SourceFd(&ends.reader.as_raw_fd()), token, Interest::READABLE)
-            }
+        match &self.fifo {
+            Some(fifo) => registry.register(&mut SourceFd(&fifo.as_raw_fd()), token, Interest::READABLE),
             None => Ok(()),
         }
     }
@@ -106,8 +95,8 @@ impl Fifo {
     pub fn on_readable(&mut self, registry: &Registry, now: Instant) -> (Requests, Progress) {
         let (mut requests, mut total, mut buffer) = (Requests::default(), 0, [0; 4096]);
         while total < TURN_BUDGET {
-            let Some(ends) = &self.ends else { return (requests, Progress::Drained) };
-            match read(ends.reader.as_fd(), &mut buffer) {
+            let Some(fifo) = &self.fifo else { return (requests, Progress::Drained) };
+            match read(fifo.as_fd(), &mut buffer) {
                 Ok(0) | Err(Errno::EAGAIN) => return (requests, Progress::Drained),
                 Ok(len) => {
                     total += len;
@@ -116,8 +105,8 @@ impl Fifo {
                 Err(Errno::EINTR) => {}
                 Err(error) => {
                     diag::warn!("Failed to read from fifo {}: {}", self.name, error.desc());
-                    let _ = registry.deregister(&mut SourceFd(&ends.reader.as_raw_fd()));
-                    self.ends = None;
+                    let _ = registry.deregister(&mut SourceFd(&fifo.as_raw_fd()));
+                    self.fifo = None;
                 }
             }
         }
