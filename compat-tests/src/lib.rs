@@ -28,6 +28,7 @@ pub mod podman;
 pub mod process;
 pub mod runc;
 pub mod session;
+pub mod soak;
 pub mod standin;
 pub mod transcript;
 pub mod twin;
