@@ -7,6 +7,7 @@
 pub mod calls;
 mod judge;
 mod life;
+pub mod lives;
 pub mod tracer;
 
 use std::collections::BTreeMap;
@@ -215,6 +216,31 @@ pub fn walk(life: &Life, depth: Depth, (slice, slices): (usize, usize)) -> Summa
         }
     }
     summary
+}
+
+/// Walks through `life` in `slices` threads, and says what it came to.
+///
+/// # Panics
+/// When there are findings.
+pub fn survives(life: &Life, depth: Depth, slices: usize) {
+    if crate::differences::original().is_some() {
+        return;
+    }
+    let walks = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..slices).map(|slice| scope.spawn(move || walk(life, depth, (slice, slices)))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("walk")).collect::<Vec<_>>()
+    });
+    let sum = |part: fn(&Summary) -> usize| walks.iter().map(part).sum::<usize>();
+    println!(
+        "{}: {} runs, {} of them with a container; {} faults not reached",
+        life.name,
+        sum(|w| w.runs),
+        sum(|w| w.after_report),
+        sum(|w| w.not_reached)
+    );
+    let findings: Vec<&String> = walks.iter().flat_map(|walk| &walk.findings).collect();
+    assert!(findings.is_empty(), "{} findings: {findings:#?}", findings.len());
 }
 
 fn faults(trace: &Trace, depth: Depth) -> Vec<Fault> {

@@ -56,8 +56,9 @@ const HARMLESS: [Signal; 5] =
     [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM, Signal::SIGPIPE];
 
 impl Plan {
-    pub(super) fn draw(dice: &mut Dice, engine: Engine) -> Self {
-        let life = 150 + dice.below(1500) as u64;
+    pub(super) fn draw(dice: &mut Dice, engine: Engine, width: usize) -> Self {
+        // The more there are to be at once, the longer one of them lives.
+        let life = 150 + dice.below(30 * width) as u64;
         let code = i32::try_from(dice.below(256)).expect("small");
         let ending = match dice.below(4) {
             0 => Ending::Killed(Signal::SIGKILL),
