@@ -7,6 +7,7 @@
 pub(crate) use ::log::{debug, error, info, trace, warn};
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, PoisonError};
 
@@ -89,6 +90,8 @@ impl SyslogTarget {
 }
 
 /// `None` when no system log is running: like syslog(3), messages are dropped then.
+///
+/// Unlike there, they are also dropped while a daemon that hangs has a full queue: no message is worth the container's.
 fn connect() -> Option<Syslog> {
     let formatter = Formatter3164 {
         facility: Facility::LOG_USER,
@@ -96,7 +99,17 @@ fn connect() -> Option<Syslog> {
         process: "conmon".into(),
         pid: std::process::id(),
     };
-    syslog::unix(formatter).ok()
+    let logger = syslog::unix(formatter).ok()?;
+    never_wait(&logger.backend).ok()?;
+    Some(logger)
+}
+
+fn never_wait(backend: &LoggerBackend) -> io::Result<()> {
+    match backend {
+        LoggerBackend::Unix(socket) => socket.set_nonblocking(true),
+        LoggerBackend::UnixStream(stream) => stream.get_ref().set_nonblocking(true),
+        LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => Ok(()),
+    }
 }
 
 fn prefix(level: Level) -> char {
@@ -116,5 +129,22 @@ fn syslog_tag(level: Level) -> &'static str {
         Level::Info => "ninfo",
         Level::Debug => "ndebug",
         Level::Trace => "ntrace",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Write};
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn a_system_log_that_hangs_is_not_waited_for() {
+        let (socket, _daemon) = UnixDatagram::pair().unwrap();
+        let mut backend = LoggerBackend::Unix(socket);
+        never_wait(&backend).unwrap();
+        let refused = std::iter::repeat_with(|| backend.write(&[b'x'; 1000])).find_map(Result::err);
+        assert_eq!(refused.unwrap().kind(), ErrorKind::WouldBlock);
     }
 }

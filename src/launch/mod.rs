@@ -22,13 +22,14 @@ use self::parent::Inherited;
 use self::runtime::RuntimeChild;
 use crate::config::Config;
 use crate::diag::{debug, warn};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, strerror};
 use crate::log::Log;
 use crate::report::sync_pipe::{Key, SyncPipe};
 use crate::supervise::attach::{self, Attach, AttachSocket, FileGuard};
 use crate::supervise::console::ConsoleSocket;
 use crate::supervise::control::Fifo;
 use crate::supervise::notify::NotifyRelay;
+use crate::supervise::pidfile;
 use crate::supervise::{Controls, Event, FIRST_CLIENT, Monitor, Sources, Terminal};
 use crate::sys;
 use crate::sys::process::Side;
@@ -63,6 +64,7 @@ pub struct Launched<'a> {
 pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Result<Role<'a>> {
     let oom = OomScore::lower();
     sys::signal::ignore_sigpipe().context(|| "Failed to ignore SIGPIPE".into())?;
+    sys::signal::keep_children().context(|| "Failed to handle SIGCHLD".into())?;
     sys::signal::exit_on_term().context(|| "Failed to handle SIGTERM".into())?;
     let start_pipe = inherited.adopt_start_pipe()?;
     if let Some(pipe) = &start_pipe {
@@ -130,6 +132,9 @@ impl<'a> Preparation<'a> {
         }
         let (attach_file, listener) = endpoints.socket.map(|s| (s.file, s.listener)).unzip();
         let attach = Attach::new(listener, Token(FIRST_CLIENT), stall_timeout());
+        if let Err(e) = pidfile::forget(&config.container_pidfile) {
+            warn!("Failed to empty {}: {}", config.container_pidfile.display(), strerror(&e));
+        }
         let child = RuntimeChild {
             stdio: runtime_ends,
             second_start: self.start_pipe.filter(|_| config.waits_for_attach()),

@@ -15,6 +15,7 @@ pub mod oom;
 mod output;
 mod pace;
 mod perform;
+pub mod pidfile;
 pub mod privileges;
 pub mod stdin;
 mod streams;
@@ -257,9 +258,12 @@ impl<'a> Monitor<'a> {
     }
 
     fn mark(&mut self, event: Event) {
-        if !self.ready.contains(&event) {
-            self.ready.push(event);
+        if self.ready.contains(&event) {
+            return;
         }
+        // Whoever has connected by now gets what is read in this turn.
+        let place = if event == Event::Accept { 0 } else { self.ready.len() };
+        self.ready.insert(place, event);
     }
 
     fn on_event(&mut self, event: Event, now: Instant) -> Turn {

@@ -1,6 +1,5 @@
 //! The only place that carries out what the lifecycle decides.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -8,10 +7,9 @@ use nix::unistd::Pid;
 
 use super::lifecycle::{Action, Input, Outcome};
 use super::oom::OomWatch;
-use super::privileges;
 use super::streams::{BOTH, watch};
 use super::watch::{POLL_INTERVAL, Watch};
-use super::{Event, Monitor, QUIET_AFTER};
+use super::{Event, Monitor, QUIET_AFTER, Turn, pidfile, privileges};
 use crate::config::{ApiVersion, Operation};
 use crate::diag::{debug, error, info, warn};
 use crate::error::strerror;
@@ -56,35 +54,38 @@ impl Monitor<'_> {
             return None;
         }
         let path = &self.config.container_pidfile;
-        let pid = match fs::read(path) {
-            Ok(text) => leading_pid(&text),
-            Err(e) => {
-                self.failure = format!("Failed to open file {}: {}", path.display(), strerror(&e));
-                return None;
-            }
+        self.failure = match pidfile::read(path) {
+            Ok(Some(pid)) => return Some(pid),
+            Ok(None) => format!("The runtime left no pid in {}", path.display()),
+            Err(e) => format!("Failed to open file {}: {}", path.display(), strerror(&e)),
         };
-        if pid.is_none() {
-            self.failure = format!("The runtime left no pid in {}", path.display());
-        }
-        pid
+        None
     }
 
     fn start(&mut self, pid: Pid) {
         debug!("container PID: {pid}");
         self.exec_failure = None;
+        let now = Instant::now();
+        self.let_output_through(now);
         if self.config.api == ApiVersion::V1 || !matches!(self.config.operation, Operation::Exec { .. }) {
             self.sync.report(pid.as_raw(), b"");
         }
-        let now = Instant::now();
         self.watch_container(pid, now);
         self.watch_memory(pid);
         privileges::drop_unneeded();
         self.deadlines.timeout = self.config.timeout.map(|timeout| now + timeout);
         self.deadlines.quiet = Some(now + QUIET_AFTER);
-        // What was held back is the container's output now, and there may be more.
+    }
+
+    /// What was held back is the container's output now, and there may be more. The pipes are emptied before the
+    /// driver knows of the container: it attaches next and starts it then, and if we read on our own account at that
+    /// time we might have the first output in hand before we have seen the client.
+    fn let_output_through(&mut self, now: Instant) {
         for stream in BOTH {
             self.deliver_all(stream, false, now);
-            self.mark(Event::Output(stream));
+            if self.on_output(stream, now) == Turn::More {
+                self.mark(Event::Output(stream));
+            }
         }
     }
 
@@ -169,32 +170,5 @@ impl Monitor<'_> {
             }
         }
         self.outcome = Some(outcome);
-    }
-}
-
-/// What atoi finds, if it is a pid.
-fn leading_pid(text: &[u8]) -> Option<Pid> {
-    let text = text.trim_ascii_start();
-    let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
-    let number = std::str::from_utf8(text.get(..digits)?).ok()?.parse::<i32>().ok()?;
-    (number > 0).then(|| Pid::from_raw(number))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_positive_number_is_a_pid() {
-        let table: [(&[u8], Option<i32>); 7] = [
-            (b"42", Some(42)),
-            (b" 42\n", Some(42)),
-            (b"", None),
-            (b"0", None),
-            (b"-7", None),
-            (b"abc", None),
-            (b"99999999999", None),
-        ];
-        table.into_iter().for_each(|(text, pid)| assert_eq!(leading_pid(text).map(Pid::as_raw), pid));
     }
 }

@@ -1,5 +1,6 @@
 //! The way of the container's output: from its pipes to the log, then to attached clients.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -158,6 +159,9 @@ impl Monitor<'_> {
         for _ in 0..READS_PER_TURN {
             let Some(output) = self.streams.get(stream) else { return Turn::Dry };
             if output.is_crowded() {
+                if self.is_log_full {
+                    return Turn::Dry;
+                }
                 let passed = output.held().len() - MESSAGE_SIZE;
                 self.deliver(stream, passed, true, now);
                 continue;
@@ -183,7 +187,8 @@ impl Monitor<'_> {
     fn deliver(&mut self, stream: Stream, upto: usize, more: bool, now: Instant) {
         let Some(output) = self.streams.get(stream) else { return };
         let bytes = output.held().get(..upto).unwrap_or_default();
-        if bytes.is_empty() {
+        // A log that is full may hold back what it has taken; then it wants to be called without anything new, too.
+        if bytes.is_empty() && self.log.blocked().is_none() {
             return;
         }
         let taken = self.log.append(stream, bytes, more);
@@ -199,18 +204,31 @@ impl Monitor<'_> {
         self.is_log_full || self.attach.holds(stream)
     }
 
-    /// Waits for a log that is full, if it is one that can be waited for.
+    /// Waits for a log that is full, if it is one that can be waited for; goes on when it is full no longer.
     fn watch_full_log(&mut self) {
-        let Some(full) = self.log.blocked().filter(|_| !self.is_log_full) else { return };
-        let registry = self.poll.registry();
-        match registry.register(&mut SourceFd(&full.as_raw_fd()), Event::Log.token(), Interest::WRITABLE) {
-            Ok(()) => self.is_log_full = true,
-            Err(e) => warn!("Failed to wait for the log: {}", strerror(&e)),
+        let Some(full) = self.log.blocked() else {
+            if std::mem::take(&mut self.is_log_full) {
+                // Nobody else would say so: what was full may be gone, and its descriptor with it.
+                self.resume();
+            }
+            return;
+        };
+        self.is_log_full = true;
+        let (registry, fd, token) = (self.poll.registry(), full.as_raw_fd(), Event::Log.token());
+        let watching = match registry.register(&mut SourceFd(&fd), token, Interest::WRITABLE) {
+            // Still watched from a time when another source found it full. Asking anew tells if there is room by now.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                registry.reregister(&mut SourceFd(&fd), token, Interest::WRITABLE)
+            }
+            watching => watching,
+        };
+        if let Err(e) = watching {
+            warn!("Failed to wait for the log: {}", strerror(&e));
+            self.is_log_full = false;
         }
     }
 
     pub(super) fn on_log_writable(&mut self, now: Instant) -> Turn {
-        // A log that was replaced meanwhile has left epoll with its descriptor.
         if let Some(full) = self.log.blocked() {
             let _ = self.poll.registry().deregister(&mut SourceFd(&full.as_raw_fd()));
         }

@@ -72,6 +72,18 @@ pub fn ignore_sigpipe() -> io::Result<()> {
     Ok(())
 }
 
+/// Has ended children wait to be reaped, whatever the driver did with SIGCHLD: if it ignored it the kernel would throw
+/// every exit status away.
+///
+/// # Errors
+/// As sigaction(2).
+pub fn keep_children() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: SIG_DFL runs no code.
+    unsafe { sigaction(Signal::SIGCHLD, &default) }?;
+    Ok(())
+}
+
 /// The descriptor the event loop reads [`WATCHED`] signals from.
 #[derive(Debug)]
 pub struct Signals(SignalFd);

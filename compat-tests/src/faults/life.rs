@@ -121,9 +121,8 @@ impl Run {
 fn log(bench: &Bench) -> Option<Vec<u8>> {
     let rotated = (1..10).rev().map(|number| bench.path(format!("log.{number}")));
     let files = rotated.chain([bench.log()]).filter_map(|path| std::fs::read(path).ok());
-    let parts: Vec<Vec<u8>> = files
-        .map(|bytes| crate::bench::joined(&crate::bench::LogLine::parse_all(&bytes), "stdout"))
-        .collect();
+    let parts: Vec<Vec<u8>> =
+        files.map(|bytes| crate::log::joined(&crate::LogLine::parse_all(&bytes), "stdout")).collect();
     (!parts.is_empty()).then(|| parts.concat())
 }
 
