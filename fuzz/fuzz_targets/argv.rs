@@ -11,7 +11,8 @@ use ferromon::cli::{Parsed, parse, table};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let words: Vec<OsString> = data.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
+    let words: Vec<OsString> =
+        data.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
     let table = table();
     let scanned = scan(&table, words.iter().cloned());
     let parsed = parse(words.iter().cloned());
@@ -21,7 +22,10 @@ fuzz_target!(|data: &[u8]| {
             let again = scan(&table, canonical.iter().cloned());
             assert_eq!(again.ok(), Some(Scan::Words(canonical.clone())));
             let from_canonical = parse(canonical);
-            assert_eq!(format!("{:?}", parsed.expect("clap takes what the scanner gives")), format!("{:?}", from_canonical.expect("the same")));
+            assert_eq!(
+                format!("{:?}", parsed.expect("clap takes what the scanner gives")),
+                format!("{:?}", from_canonical.expect("the same"))
+            );
         }
         Ok(Scan::Help) => assert!(matches!(parsed, Ok(Parsed::Print(_)))),
         Err(error) => {

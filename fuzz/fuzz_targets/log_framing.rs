@@ -23,7 +23,10 @@ fn feed(mut plan: &[u8], stream: &[u8]) {
         for piece in cut.by_ref() {
             let (Piece::Full(bytes) | Piece::Partial(bytes)) = piece;
             assert_eq!(matches!(piece, Piece::Full(_)), bytes.ends_with(b"\n"));
-            assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), usize::from(bytes.ends_with(b"\n")));
+            assert_eq!(
+                bytes.iter().filter(|byte| **byte == b'\n').count(),
+                usize::from(bytes.ends_with(b"\n"))
+            );
             assert!(!bytes.is_empty() && bytes.len() <= PIECE_MAX + 1);
             joined.extend_from_slice(bytes);
         }

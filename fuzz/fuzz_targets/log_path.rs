@@ -19,7 +19,10 @@ fuzz_target!(|data: &[u8]| {
             assert!(data.windows(path.len()).any(|part| part == path));
             // A path can always be given behind the driver's name, whatever is in it.
             let named = [b"k8s-file:", path].concat();
-            assert_eq!(parse(OsStr::from_bytes(&named)).ok(), Some(Driver::K8sFile(OsStr::from_bytes(path).into())));
+            assert_eq!(
+                parse(OsStr::from_bytes(&named)).ok(),
+                Some(Driver::K8sFile(OsStr::from_bytes(path).into()))
+            );
         }
         Ok(driver) => {
             let words: &[&[u8]] = match driver {

@@ -62,7 +62,11 @@ impl Target for Disk {
 fn read_back(log: &[u8]) -> (Vec<u8>, u64) {
     let (mut joined, mut missing) = (Vec::new(), 0);
     for line in log.split_inclusive(|byte| *byte == b'\n') {
-        assert!(line.ends_with(b"\n") && line.len() > PREFIX_LEN, "torn: {:?}", String::from_utf8_lossy(line));
+        assert!(
+            line.ends_with(b"\n") && line.len() > PREFIX_LEN,
+            "torn: {:?}",
+            String::from_utf8_lossy(line)
+        );
         let (prefix, payload) = line.split_at(PREFIX_LEN);
         if prefix.windows(6).any(|word| word == b"stderr") {
             // Nothing but markers is written there in this target.
@@ -87,7 +91,8 @@ fuzz_target!(|data: &[u8]| {
     let bytes = Rc::new(RefCell::new(Vec::new()));
     let disk = Disk { bytes: Rc::clone(&bytes), file_start: 0, plan: plan.to_vec() };
     let works = plan.iter().all(|step| *step >= 2);
-    let mut log = K8s::new(disk, Limits { file: limit, total: u64::MAX }, Default::default()).expect("memory");
+    let mut log =
+        K8s::new(disk, Limits { file: limit, total: u64::MAX }, Default::default()).expect("memory");
     let (mut held, mut at, mut turn) = (Vec::new(), 0, 0usize);
     while at < stream.len() {
         let step = usize::from(plan.get(turn % plan.len().max(1)).copied().unwrap_or(255));

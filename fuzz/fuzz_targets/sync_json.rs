@@ -7,7 +7,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((first, message)) = data.split_first() else { return };
-    let (key, name) = [(Key::Data, "data"), (Key::Pid, "pid"), (Key::ExitCode, "exit_code")][usize::from(first % 3)];
+    let (key, name) =
+        [(Key::Data, "data"), (Key::Pid, "pid"), (Key::ExitCode, "exit_code")][usize::from(first % 3)];
     let number = i32::from(*first) - 100;
     // The interesting length is beyond what a fuzzer makes.
     let message = message.repeat(1 + usize::from(first >> 2));
