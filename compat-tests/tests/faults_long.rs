@@ -1,8 +1,10 @@
 //! Every system call of the monitor fails with every error it can end in, once or from then on, over whole lives of
 //! containers and sessions. Takes minutes: `make faults`.
 
+#![allow(clippy::expect_used)]
+
 use compat_tests::faults::lives::{CRIO, EXEC, EXEC_SYNC, FAILED, PODMAN, WITH_TERMINAL};
-use compat_tests::faults::{Depth, list, survives};
+use compat_tests::faults::{Depth, list, single_run, survives};
 
 /// Prints the calls that are walked through.
 #[test]
@@ -62,4 +64,14 @@ fn lasting_errors_crio() {
 #[test]
 fn lasting_errors_exec() {
     survives(&EXEC, Depth::Forever, 3);
+}
+
+/// One fault, for a closer look: `FAULT='exec-sync monitor read 8 5 once'`.
+#[test]
+fn single() {
+    let Ok(text) = std::env::var("FAULT") else { return };
+    let (name, words) = text.split_once(' ').expect("a life and a fault");
+    let lives = [&PODMAN, &WITH_TERMINAL, &CRIO, &FAILED, &EXEC, &EXEC_SYNC];
+    let life = lives.into_iter().find(|life| life.name == name).expect("a life");
+    println!("{}", single_run(life, words));
 }

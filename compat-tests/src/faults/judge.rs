@@ -10,7 +10,7 @@ use crate::bench::CID;
 const CPU_MAX: Duration = Duration::from_millis(700);
 
 /// Calls without which a program can't be started.
-const STARTING: [&str; 4] = ["clone", "fork", "pipe2", "mmap"];
+const STARTING: [&str; 3] = ["clone", "fork", "pipe2"];
 
 /// Checks a run against the one without a fault.
 pub(super) fn judge(life: &Life, run: &Run, baseline: &Run, fault: Option<&Fault>) -> Result<(), String> {

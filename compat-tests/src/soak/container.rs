@@ -12,10 +12,11 @@ use nix::sys::signal::Signal;
 use super::plan::{Ending, Engine, Plan, Trouble};
 use super::{Tally, patience};
 use crate::attach::AttachClient;
-use crate::bench::{Bench, LogLine, built, joined};
+use crate::bench::{Bench, built};
 use crate::channel::Kind;
 use crate::command::MonitorCommand;
 use crate::image;
+use crate::log::{LogLine, joined};
 use crate::monitor::{Ended, Monitor, wait};
 use crate::process::Process;
 
