@@ -137,6 +137,12 @@ impl Process {
         (value("Private_Clean:") + value("Private_Dirty:"), value("Pss:"))
     }
 
+    /// Memory of its own, not of files, in KiB; 0 when the process is gone.
+    #[must_use]
+    pub fn anonymous(self) -> u64 {
+        self.status("RssAnon").strip_suffix(" kB").and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
     pub fn signal(self, signal: Signal) {
         assert!(self.0 > 1, "no process to signal");
         let _ = kill(Pid::from_raw(self.0), signal);
