@@ -3,14 +3,16 @@
 //! As runtime (`create`, `exec` or `restore` among its words) it forks the payload named in `<bundle>/payload`, writes
 //! the pid file and exits. As `bench-runtime payload WORDS…` it is the payload itself, without a monitor.
 //!
-//! | payload | effect |
+//! A payload is one step, or several with the word `then` between them:
+//!
+//! | step | effect |
 //! |--|--|
 //! | `idle` | waits for a signal |
 //! | `exit N` | |
 //! | `lines COUNT LENGTH CHUNK [both]` | lines of LENGTH bytes with their newline, written CHUNK bytes at a time (0: each line alone), with `both` to stdout and stderr in turn |
 //! | `echo` | stdin to stdout |
 //! | `drip RATE SECONDS` | RATE lines a second |
-//! | `after-input WORDS…` | waits for something on stdin first |
+//! | `input` | waits for something on stdin |
 //!
 //! At its end the payload leaves the processor time that it used, in seconds, in `<bundle>/payload-cpu`.
 
@@ -31,7 +33,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let code = match words.as_slice() {
-        ["payload", payload @ ..] => play(payload),
+        ["payload", steps @ ..] => play(steps),
         _ => run(&words),
     };
     ExitCode::from(code.unwrap_or(BROKEN))
@@ -64,42 +66,38 @@ fn run(words: &[&str]) -> Option<u8> {
     }
 }
 
+/// The exit status of the payload.
 fn play(words: &[&str]) -> Option<u8> {
-    match words {
-        ["idle"] => loop {
-            pause();
-        },
-        ["exit", code] => return code.parse().ok(),
-        ["lines", count, length, chunk] => {
-            lines(count.parse().ok()?, length.parse().ok()?, chunk.parse().ok()?, &[1])?;
+    for step in words.split(|word| *word == "then") {
+        match step {
+            ["idle"] => loop {
+                pause();
+            },
+            ["exit", code] => return code.parse().ok(),
+            ["lines", sizes @ .., "both"] => lines(sizes, &[1, 2])?,
+            ["lines", sizes @ ..] => lines(sizes, &[1])?,
+            ["echo"] => echo()?,
+            ["drip", rate, seconds] => drip(rate.parse().ok()?, seconds.parse().ok()?)?,
+            ["input"] => drop(nix::unistd::read(std::io::stdin(), &mut [0; 64]).ok()?),
+            _ => return None,
         }
-        ["lines", count, length, chunk, "both"] => {
-            lines(count.parse().ok()?, length.parse().ok()?, chunk.parse().ok()?, &[1, 2])?;
-        }
-        ["echo"] => echo()?,
-        ["drip", rate, seconds] => drip(rate.parse().ok()?, seconds.parse().ok()?)?,
-        ["after-input", rest @ ..] => {
-            nix::unistd::read(std::io::stdin(), &mut [0; 64]).ok()?;
-            return play(rest);
-        }
-        _ => return None,
     }
     Some(0)
 }
 
-/// `count` lines, as many in each write as `chunk` bytes hold, to the streams in turn.
-fn lines(count: usize, length: usize, chunk: usize, streams: &[u8]) -> Option<()> {
+/// `sizes`: number of lines, length of a line, bytes a write, whole lines of them. The streams take turns.
+fn lines(sizes: &[&str], streams: &[u8]) -> Option<()> {
+    let sizes: Vec<usize> = sizes.iter().map(|word| word.parse().ok()).collect::<Option<_>>()?;
+    let [count, length, chunk] = *sizes.as_slice() else { return None };
     let text = (b'a'..=b'z').cycle().take(length.checked_sub(1)?);
     let line: Vec<u8> = text.chain([b'\n']).collect();
     let per_write = (chunk / length).max(1);
     let block = line.repeat(per_write.min(count.max(1)));
     let mut left = count;
-    for stream in streams.iter().cycle() {
+    let mut turn = streams.iter().cycle();
+    while left > 0 {
         let now = per_write.min(left);
-        if now == 0 {
-            break;
-        }
-        write_all(*stream, block.get(..now * length)?)?;
+        write_all(*turn.next()?, block.get(..now * length)?)?;
         left -= now;
     }
     Some(())
