@@ -51,6 +51,14 @@ impl<'b> Runc<'b> {
         fs::write(path, spec.to_string()).unwrap();
     }
 
+    /// Writes the specification of an exec session that runs `args` where the drivers' command lines name it.
+    pub fn write_process(&self, args: &[&str]) {
+        let text = fs::read_to_string(self.bench.bundle().join("config.json")).unwrap();
+        let mut spec: Value = serde_json::from_str(&text).unwrap();
+        spec["process"]["args"] = json!(args);
+        fs::write(self.bench.path("x/spec"), spec["process"].to_string()).unwrap();
+    }
+
     /// Where runc keeps its state.
     fn root(&self) -> PathBuf {
         self.bench.path("runc")
