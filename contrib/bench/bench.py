@@ -53,7 +53,7 @@ def parse():
     parser.add_argument("--list", action="store_true", help="list the names of the figures")
     parser.add_argument("-n", type=int, help="samples of each figure")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: to see that it works, not to measure")
-    parser.add_argument("--full", action="store_true", help="also 500 monitors at once and 1 GB through an attach client")
+    parser.add_argument("--full", action="store_true", help="also 500 monitors, and 1 GB through a client")
     parser.add_argument("--json", metavar="FILE", help="write every single value there")
     options = parser.parse_args()
     unknown = set(options.only or ()) - {name for name, _, _ in FIGURES}
