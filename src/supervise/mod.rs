@@ -348,7 +348,12 @@ impl<'a> Monitor<'a> {
     }
 
     fn on_input(&mut self, now: Instant) -> Turn {
-        self.attach.read_input(&mut self.stdin, INPUT_BUDGET, self.poll.registry(), now).into()
+        let progress = self.attach.read_input(&mut self.stdin, INPUT_BUDGET, self.poll.registry(), now);
+        if !self.attach.has_clients() {
+            // What they needed goes back, too.
+            self.deadlines.quiet = Some(now + QUIET_AFTER);
+        }
+        progress.into()
     }
 
     fn mark_input(&mut self) {
