@@ -246,6 +246,30 @@ fn a_journal_that_does_not_keep_up_holds_the_container_and_loses_nothing() {
     expect_numbers(&journal.messages()[1..], LINES);
 }
 
+/// The end of the output waits in the pipe while the journal catches up.
+#[test]
+fn a_slow_journal_gets_the_end_of_the_output() {
+    const LINES: usize = 4000;
+    let bench = ours();
+    let Some(journal) = Journal::start() else { return };
+    bench.script(&format!("payload\nwait go\nlines {LINES}\ntouch done"));
+    let monitor = to_journal(&bench).run();
+    let container = monitor.container();
+    journal.signal(Signal::SIGSTOP);
+    bench.touch("go");
+    wait(&bench, "done");
+    deadline::until("the container's end", || (!container.alive()).then_some(()));
+    for _ in 0..6 {
+        deadline::holds("", Duration::from_millis(300), || true);
+        journal.signal(Signal::SIGCONT);
+        deadline::holds("", Duration::from_millis(5), || true);
+        journal.signal(Signal::SIGSTOP);
+    }
+    journal.signal(Signal::SIGCONT);
+    assert_eq!(monitor.finish().1, "0");
+    expect_numbers(&journal.messages(), LINES);
+}
+
 /// The marker's text when `lines` lines of `width` characters are missing.
 fn told(lines: usize, width: usize, reason: &str) -> String {
     let bytes = lines * (width + 1);

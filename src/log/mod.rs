@@ -30,7 +30,11 @@ use k8s::{K8s, Limits, Progress};
 use stamp::Stamp;
 
 /// What [`Log::finish`] waits for a destination that is full.
-const FINISH_TIME: Duration = Duration::from_secs(1);
+const FINISH_TIME: Duration = Duration::from_secs(10);
+
+/// A full destination that takes nothing for so long is not waited for any more at the end. One that is only slow is,
+/// so that the end of the output is not lost on a busy machine.
+const STALL: Duration = Duration::from_secs(1);
 
 /// One of the container's two output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,14 +136,15 @@ impl Log {
         }
     }
 
-    /// Waits for the destination that is full, if one is; false when `deadline` has passed.
+    /// Waits for the destination that is full, if one is; false when `deadline` has passed, or it takes nothing for a
+    /// second.
     pub fn wait(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let Some(fd) = self.blocked() else { return true };
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let timeout = PollTimeout::try_from(left.min(STALL)).unwrap_or(PollTimeout::MAX);
         // An interrupted wait is a short one.
-        let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout);
-        !left.is_zero()
+        let stalled = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout) == Ok(0);
+        !stalled && !left.is_zero()
     }
 
     /// A destination that is full for the moment, and has to be writable before more is read from the container:
@@ -162,7 +167,7 @@ impl Log {
         self.k8s.as_ref().is_some_and(K8s::owes_reopen)
     }
 
-    /// Nothing more will come: flushes what is held back, for at most a second while a destination is full, and tells
+    /// Nothing more will come: flushes what is held back, waiting as [`Self::wait`] for a destination that is full, and tells
     /// once more of what was lost.
     pub fn finish(&mut self) {
         let deadline = Instant::now() + FINISH_TIME;

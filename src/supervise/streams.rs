@@ -17,8 +17,8 @@ use crate::log::Stream;
 /// Reads of one stream in one turn, each as large as a pipe.
 const READS_PER_TURN: usize = 4;
 
-/// After the container's end, what its pipes hold is read, but no longer than this.
-const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// After the container's end, a log that lags behind what its pipes held holds the exit up no longer than this.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) const BOTH: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
@@ -267,18 +267,23 @@ impl Monitor<'_> {
 
     fn drain_one(&mut self, stream: Stream, deadline: Instant) {
         let mut left = self.streams.get(stream).map_or(0, |output| output.waiting());
+        // The log takes nothing more in time: the rest is read to be counted.
+        let mut late = false;
         loop {
             let now = Instant::now();
             let Some(output) = self.streams.get(stream) else { return };
             let held = output.held().len();
             let filled = if left > 0 { output.fill() } else { Ok(Fill::Dry) };
             left = left.saturating_sub(output.held().len() - held);
-            if !matches!(filled, Ok(Fill::More | Fill::Last)) || left == 0 || now >= deadline {
-                return self.deliver_last(stream, deadline, now);
+            let last = !matches!(filled, Ok(Fill::More | Fill::Last)) || left == 0;
+            if last || late {
+                self.deliver_last(stream, if late { now } else { deadline }, now);
+            } else {
+                self.deliver_all(stream, true, now);
+                late = !self.log.wait(deadline);
             }
-            self.deliver_all(stream, true, now);
-            if !self.log.wait(deadline) {
-                return self.deliver_last(stream, deadline, now);
+            if last {
+                return;
             }
         }
     }
