@@ -95,6 +95,7 @@ for line in sys.stdin:
         print(message["executable"])'
 }
 
+# Without those that measure processor time, which emulation spends.
 # list_tests NAME…: what the guest runs, a name, the program and its arguments in each line.
 list_tests() {
     local name
@@ -102,7 +103,7 @@ list_tests() {
         case $name in
         oom | runc) echo "$name $(programs compat-tests --test "$name")" ;;
         unit) echo "$name $(programs ferromon --lib) supervise::oom report::oom_files" ;;
-        exit_files | ending | supervision) echo "$name $(programs ferromon --test "$name")" ;;
+        exit_files | ending) echo "$name $(programs ferromon --test "$name")" ;;
         *) fail "no tests are named $name" ;;
         esac
     done
@@ -163,7 +164,7 @@ if [ "${1:-}" = --guest ]; then
     exit
 fi
 names=("$@")
-[ $# != 0 ] || names=(oom unit exit_files ending supervision runc)
+[ $# != 0 ] || names=(oom unit exit_files ending runc)
 install_all
 cargo build --workspace --bins
 mkdir -p "$target/vm"
