@@ -92,6 +92,9 @@ install_packages() {
         want dash dash
         want setsid util-linux
         want logger bsdutils
+        # What a monitor costs is counted with these.
+        want strace strace
+        want valgrind valgrind
     fi
     [ ${#missing[@]} = 0 ] || apt "${missing[@]}"
 }

@@ -73,6 +73,7 @@ tests_on_original() {
 
 stage "formatting" "$cargo" fmt --all --check
 stage "clippy" lint
+stage "tests named in docs/" contrib/check-docs
 stage "build" build
 stage "static binary" is_static
 stage "unit tests and tests/" own_tests

@@ -280,6 +280,15 @@ impl<'b> MonitorCommand<'b> {
         self
     }
 
+    /// Runs the program by another one, such as strace, which is started with `words`.
+    #[must_use]
+    pub fn under<W: AsRef<OsStr>>(mut self, tool: &Path, words: impl IntoIterator<Item = W>) -> Self {
+        let program = std::mem::replace(&mut self.program, tool.to_owned());
+        let words = words.into_iter().map(|word| word.as_ref().to_owned());
+        self.args.splice(0..0, words.chain([program.into_os_string()]));
+        self
+    }
+
     /// The words of the command line, without the program.
     #[must_use]
     pub fn words(&self) -> &[OsString] {

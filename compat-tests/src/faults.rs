@@ -7,6 +7,7 @@
 pub mod calls;
 mod judge;
 mod life;
+pub mod lives;
 pub mod tracer;
 
 use std::collections::BTreeMap;
@@ -112,6 +113,16 @@ pub struct Trace {
     pub ends: BTreeMap<Who, String>,
 }
 
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Call { who, name, subject, result, injected } in &self.calls {
+            let mark = if *injected { " injected" } else { "" };
+            writeln!(f, "{} {name} {subject} {result}{mark}", who.word())?;
+        }
+        Ok(())
+    }
+}
+
 impl Trace {
     fn parse(text: &str) -> Self {
         let mut trace = Self::default();
@@ -181,9 +192,17 @@ pub struct Summary {
 /// The calls of a life without a fault, one a line.
 #[must_use]
 pub fn list(life: &Life) -> String {
-    let trace = Run::of(life, None).trace;
-    let line = |call: &Call| format!("{} {} {} {}\n", call.who.word(), call.name, call.subject, call.result);
-    trace.calls.iter().map(line).collect()
+    Run::of(life, None).trace.to_string()
+}
+
+/// The calls of a life with the fault that `words` name (`WHO CALL N ERRNO once|forever`), and the verdict.
+#[must_use]
+pub fn single_run(life: &Life, words: &str) -> String {
+    let fault = Fault::from_words(&words.split(' ').collect::<Vec<_>>());
+    let baseline = Run::of(life, None);
+    let run = Run::of(life, Some(&fault));
+    let verdict = judge(life, &run, &baseline, Some(&fault));
+    format!("{}{:?}\n{fault}: {verdict:?}", run.trace, run.reports)
 }
 
 /// Lives through `life` without a fault, and then once for each fault that `depth` asks for. `slice` of `slices`
@@ -215,6 +234,31 @@ pub fn walk(life: &Life, depth: Depth, (slice, slices): (usize, usize)) -> Summa
         }
     }
     summary
+}
+
+/// Walks through `life` in `slices` threads, and says what it came to.
+///
+/// # Panics
+/// When there are findings.
+pub fn survives(life: &Life, depth: Depth, slices: usize) {
+    if crate::differences::original().is_some() {
+        return;
+    }
+    let walks = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..slices).map(|slice| scope.spawn(move || walk(life, depth, (slice, slices)))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("walk")).collect::<Vec<_>>()
+    });
+    let sum = |part: fn(&Summary) -> usize| walks.iter().map(part).sum::<usize>();
+    println!(
+        "{}: {} runs, {} of them with a container; {} faults not reached",
+        life.name,
+        sum(|w| w.runs),
+        sum(|w| w.after_report),
+        sum(|w| w.not_reached)
+    );
+    let findings: Vec<&String> = walks.iter().flat_map(|walk| &walk.findings).collect();
+    assert!(findings.is_empty(), "{} findings: {findings:#?}", findings.len());
 }
 
 fn faults(trace: &Trace, depth: Depth) -> Vec<Fault> {

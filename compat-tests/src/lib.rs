@@ -31,6 +31,7 @@ pub mod process;
 pub mod pty;
 pub mod runc;
 pub mod session;
+pub mod soak;
 pub mod standin;
 pub mod transcript;
 pub mod twin;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::deadline;
 use crate::image::{self, program};
 use crate::observe;
+use crate::process::Process;
 use crate::session::{Input, Outcome, Session, run};
 use crate::transcript::Transcript;
 use crate::twin::Side;
@@ -24,6 +25,7 @@ pub const IMAGE: &str = "img";
 pub struct Podman {
     dir: PathBuf,
     conmon: PathBuf,
+    ours: bool,
 }
 
 impl Podman {
@@ -34,7 +36,7 @@ impl Podman {
         let dir = std::env::temp_dir().join(format!("ferromon-podman-{}-{count}", std::process::id()));
         fs::create_dir(&dir).unwrap();
         transcript.mask(dir.to_string_lossy(), "dir");
-        let podman = Self { dir, conmon: side.program.clone() };
+        let podman = Self { dir, conmon: side.program.clone(), ours: side.name == "ours" };
         podman.configure();
         podman.import_image();
         podman
@@ -75,6 +77,22 @@ runtime = "runc"
 
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether this is the side of our program, as opposed to the original's.
+    pub fn is_ours(&self) -> bool {
+        self.ours
+    }
+
+    /// Waits until the monitor of the container `c` sleeps and goes on sleeping.
+    pub fn monitor_at_rest(&self) {
+        self.until("the monitor to come to rest", || {
+            let pid = self.inspect("c", "{{.State.ConmonPid}}").parse().unwrap();
+            let monitor = Process(pid);
+            let before = monitor.status("voluntary_ctxt_switches");
+            deadline::try_until(Duration::from_millis(200), || None::<()>);
+            (before == monitor.status("voluntary_ctxt_switches")).then_some(())
+        });
     }
 
     /// podman with its global options, without `--conmon`.

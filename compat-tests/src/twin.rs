@@ -50,7 +50,8 @@ pub fn compare(name: &str, scenario: impl Fn(&Side, &mut Transcript)) {
     assert!(text.is_empty(), "{name}: ours differs from the original in\n{text}");
 }
 
-fn original_program() -> PathBuf {
+/// The program that ours is compared with.
+pub fn original_program() -> PathBuf {
     let named = std::env::var_os("ORIGINAL_CONMON").filter(|path| !path.is_empty()).map(PathBuf::from);
     named
         .or_else(|| find_program("conmon"))

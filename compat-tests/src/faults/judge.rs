@@ -10,7 +10,7 @@ use crate::bench::CID;
 const CPU_MAX: Duration = Duration::from_millis(700);
 
 /// Calls without which a program can't be started.
-const STARTING: [&str; 4] = ["clone", "fork", "pipe2", "mmap"];
+const STARTING: [&str; 3] = ["clone", "fork", "pipe2"];
 
 /// Checks a run against the one without a fault.
 pub(super) fn judge(life: &Life, run: &Run, baseline: &Run, fault: Option<&Fault>) -> Result<(), String> {
@@ -100,7 +100,10 @@ impl Verdict<'_> {
     /// Nothing is lost unless the log itself failed.
     fn logged(&self) -> Result<(), String> {
         let Some(logged) = self.run.logged.as_ref().filter(|_| self.run.started()) else { return Ok(()) };
-        let about_log = self.hit("/log") || self.hit("pipe:") || self.hit("/dev/pt");
+        // A log that can't be rotated is emptied: it must not grow for ever.
+        let rotating =
+            self.run.trace.injected().any(|call| call.subject == "log" || call.subject.starts_with("log."));
+        let about_log = rotating || self.hit("/log") || self.hit("pipe:") || self.hit("/dev/pt");
         let whole = logged.windows(5).any(|window| window == b"hello");
         if whole || about_log || self.fault.is_some_and(|fault| fault.lasting == Lasting::Forever) {
             return Ok(());
@@ -114,7 +117,8 @@ impl Verdict<'_> {
         if self.run.started() && count(self.run) > count(baseline) {
             return Err(format!("descriptors left: {:?}", self.run.trace.open));
         }
-        let removing = self.hit_call(&["unlink", "unlinkat", "rmdir", "rename", "renameat"]);
+        // A file that may have become somebody else's is left alone, so one that can't be looked at is.
+        let removing = self.hit_call(&["unlink", "unlinkat", "rmdir", "rename", "renameat", "statx"]);
         let extra = self.run.files.iter().find(|name| !baseline.files.contains(name) && is_temporary(name));
         match extra.filter(|_| !removing && self.run.started()) {
             Some(name) => Err(format!("{name} is left behind")),

@@ -182,7 +182,7 @@ impl Tracer {
             let _ = self.child.kill();
             let _ = self.child.wait();
             let text = reader.join().expect("reader");
-            let last: Vec<&str> = text.lines().rev().take(12).collect();
+            let last: Vec<&str> = text.lines().rev().take(24).collect();
             panic!("the monitor does not end; left: {states:?}; its last calls, backwards: {last:#?}");
         }
         Trace::parse(&reader.join().expect("reader"))
@@ -205,8 +205,11 @@ impl Driver<'_, '_> {
             self.bench.touch("go1");
             self.bench.touch("go2");
         }
-        let reports: Vec<Report> =
-            self.monitor.sync_pipe().next_report("the first report").into_iter().collect();
+        // Without news the tracer tells what the monitor is doing instead.
+        let news =
+            deadline::try_until(deadline::limit(), || self.monitor.sync_pipe().has_news().then_some(()));
+        let report = news.and_then(|()| self.monitor.sync_pipe().next_report("the first report"));
+        let reports: Vec<Report> = report.into_iter().collect();
         let started = reports.first().is_some_and(|report| report.number(life.key) > 0);
         if started {
             let client = client.or_else(|| life.attach.then(|| self.connect()).flatten());

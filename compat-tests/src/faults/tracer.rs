@@ -40,7 +40,7 @@ struct Tracer {
     /// Children that stopped before their parents' forks were heard of.
     early: BTreeSet<Pid>,
     fault: Option<Fault>,
-    out: std::io::BufWriter<std::io::Stdout>,
+    out: std::io::Stdout,
 }
 
 /// The program; the result is its exit status.
@@ -53,7 +53,7 @@ pub fn main() -> i32 {
     let who = if *role == "sync" { Who::Monitor } else { Who::Parent };
     let fault = (!fault.is_empty()).then(|| Fault::from_words(fault));
     let tracee = Tracee { who, running: false, call: None, counts: BTreeMap::new() };
-    let out = std::io::BufWriter::new(std::io::stdout());
+    let out = std::io::stdout();
     let mut tracer = Tracer { tracees: BTreeMap::from([(pid, tracee)]), early: BTreeSet::new(), fault, out };
     tracer.attach(pid);
     tracer.follow();
@@ -178,9 +178,10 @@ impl Tracer {
             // SAFETY: the union holds `exit` when `op` says so.
             let result = unsafe { info.u.exit.sval };
             let mark = if call.injected { " injected" } else { "" };
-            if let Some(fault) = self.fault.as_ref().filter(|_| call.injected) {
-                fail(pid, call.kind, fault.errno);
-            }
+            let result = match self.fault.as_ref().filter(|_| call.injected) {
+                Some(fault) => fail(pid, call.kind, fault.errno, result),
+                None => result,
+            };
             self.say(&format!("call {who} {} {} {result}{mark}", call.kind.name, call.subject));
         }
     }
@@ -202,13 +203,15 @@ fn suppress(pid: Pid, kind: &Kind) {
     ptrace::setregs(pid, regs).expect("registers");
 }
 
-fn fail(pid: Pid, kind: &Kind, errno: i32) {
+/// What the call returns now.
+fn fail(pid: Pid, kind: &Kind, errno: i32, result: i64) -> i64 {
     if kind.name == "brk" {
-        return;
+        return result;
     }
     let mut regs = ptrace::getregs(pid).expect("registers");
     regs.rax = i64::from(-errno) as u64;
     ptrace::setregs(pid, regs).expect("registers");
+    i64::from(-errno)
 }
 
 /// What the stop is about. (nix's function of this name passes no size, so the kernel fills nothing in.)

@@ -185,11 +185,6 @@ impl Attach {
         }
     }
 
-    /// Whether `token` is one of a client, dead or alive.
-    pub fn owns(&self, token: Token) -> bool {
-        self.clients.owns(token)
-    }
-
     /// Something happened to the client `token`. Its input waits for [`Self::read_input`].
     pub fn on_client(&mut self, token: Token, readiness: Readiness, registry: &Registry, now: Instant) {
         let stall = self.stall(now);
@@ -366,14 +361,6 @@ impl Attach {
     /// Whether clients have yet to take what is queued for them.
     pub fn is_lingering(&self) -> bool {
         self.lingering && !self.clients.is_empty()
-    }
-
-    /// Lets all clients go, with what they have.
-    pub fn close(mut self, registry: &Registry, now: Instant) {
-        self.listener = None;
-        for token in self.clients.tokens() {
-            self.remove(token, registry, now);
-        }
     }
 
     fn stall(&self, now: Instant) -> Stall {
