@@ -77,7 +77,7 @@ fn a_program_is_told_that_its_window_changed() {
 fn the_interrupt_key() {
     podman_twin!(|podman, seen| {
         let mut pty = Pty::shell(podman.command(&["run", "-it", "--name", "c", IMAGE, "sh"]));
-        pty.enter("sh -c 'echo up $((1+1)); sleep 100'");
+        pty.enter("sh -c 'trap \"exit 130\" INT; echo up $((1+1)); while :; do sleep 0.02; done'");
         pty.expect("up 2\r\n");
         pty.keys(CTRL_C);
         pty.expect("^C");
