@@ -66,6 +66,26 @@ fn lasting_errors_exec() {
     survives(&EXEC, Depth::Forever, 3);
 }
 
+#[test]
+fn no_memory_podman() {
+    survives(&PODMAN, Depth::Memory, 3);
+}
+
+#[test]
+fn no_memory_terminal() {
+    survives(&WITH_TERMINAL, Depth::Memory, 3);
+}
+
+#[test]
+fn no_memory_crio() {
+    survives(&CRIO, Depth::Memory, 3);
+}
+
+#[test]
+fn no_memory_exec() {
+    survives(&EXEC, Depth::Memory, 3);
+}
+
 /// One fault, for a closer look: `FAULT='exec-sync monitor read 8 5 once'`.
 #[test]
 fn single() {

@@ -165,7 +165,16 @@ impl Tracer {
             let Some(kind) = calls::by_number(entry.nr) else { return };
             let count = tracee.counts.entry(kind.name).or_default();
             *count += 1;
-            let injected = self.fault.as_ref().is_some_and(|fault| fault.hits(tracee.who, kind.name, *count));
+            let mut injected =
+                self.fault.as_ref().is_some_and(|fault| fault.hits(tracee.who, kind.name, *count));
+            if calls::OF_MEMORY.contains(&kind.name) {
+                let count = tracee.counts.entry(calls::MEMORY_GROUP).or_default();
+                *count += 1;
+                injected |= self
+                    .fault
+                    .as_ref()
+                    .is_some_and(|fault| fault.hits(tracee.who, calls::MEMORY_GROUP, *count));
+            }
             let subject = subject(pid, kind.subject, &entry.args);
             tracee.call = Some(Call { kind, subject, injected });
             if injected {
