@@ -1,6 +1,7 @@
 //! Every system call of the monitor fails with every error it can end in, once or from then on, over whole lives of
 //! containers and sessions. Takes minutes: `make faults`.
 
+#![cfg(target_arch = "x86_64")]
 #![allow(clippy::expect_used)]
 
 use compat_tests::faults::lives::{CRIO, EXEC, EXEC_SYNC, FAILED, PODMAN, WITH_TERMINAL};
