@@ -55,10 +55,10 @@ test:
 
 # The long forms, minutes each, of what `make test` runs in short.
 faults: build
-	$(CARGO) test -p compat-tests --test faults_long
+	$(CARGO) test -p compat-tests --test faults_long -- --nocapture --test-threads 1
 
 soak: build
-	$(CARGO) test -p compat-tests --test soak_long
+	$(CARGO) test -p compat-tests --test soak_long -- --nocapture --test-threads 1
 	FERROMON_SOAK=10000 $(CARGO) test -p compat-tests --test soak_exec
 
 # Every parser of untrusted input, FUZZ_SECONDS (30) each.
