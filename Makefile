@@ -18,7 +18,7 @@ export FERROMON_COMMIT
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/conmon
 SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 
-.PHONY: all build install podman crio demo setup test check clean
+.PHONY: all build install podman crio demo test check bench faults soak fuzz clean
 
 all: build
 
@@ -52,6 +52,22 @@ demo:
 test:
 	contrib/setup.sh test
 	contrib/test.sh
+
+# The long forms, minutes each, of what `make test` runs in short.
+faults: build
+	$(CARGO) test -p compat-tests --test faults_long -- --nocapture --test-threads 1
+
+soak: build
+	$(CARGO) test -p compat-tests --test soak_long -- --nocapture --test-threads 1
+	FERROMON_SOAK=10000 $(CARGO) test -p compat-tests --test soak_exec
+
+# Every parser of untrusted input, FUZZ_SECONDS (30) each.
+fuzz:
+	contrib/fuzz.sh
+
+# Side by side with the installed conmon; options in BENCH, such as BENCH="--quick --only startup".
+bench:
+	contrib/bench/run.sh $(BENCH)
 
 # The fast part of `test`, for use while editing.
 check:

@@ -92,6 +92,13 @@ install_packages() {
         want dash dash
         want setsid util-linux
         want logger bsdutils
+        # What a monitor costs is counted with these.
+        want strace strace
+        want valgrind valgrind
+        # The journal, file systems and limits that the log's tests need.
+        want journalctl systemd
+        want mkfs.ext4 e2fsprogs
+        want prlimit util-linux
     fi
     [ ${#missing[@]} = 0 ] || apt "${missing[@]}"
 }

@@ -5,6 +5,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
+use compat_tests::fifo::unread_in_fifo;
 use compat_tests::watch::EventKind;
 use compat_tests::{Bench, LogLine, Monitor, Watch, behaviour, deadline};
 
@@ -143,10 +144,14 @@ fn an_over_long_line_costs_no_time() {
         let bench = Bench::new();
         let monitor = running(&bench, &[]);
         let pid = monitor.pid();
-        for length in [100, 99, 300] {
+        // In pieces, because conmon gets by with a line that fills its buffer of 199 bytes in one read.
+        for length in [100, 99] {
             bench.ctl(&"9".repeat(length));
-            pid.expect_idle();
+            let ctl = bench.bundle().join("ctl");
+            deadline::until("the monitor to read it", || (unread_in_fifo(&ctl) == 0).then_some(()));
         }
+        bench.ctl(&"9".repeat(300));
+        pid.expect_idle();
         finish(&bench, monitor);
     });
 }

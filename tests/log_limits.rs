@@ -169,7 +169,8 @@ fn a_fifo_without_a_reader_is_an_error() {
         let command = bench.podman().replace("-l", format!("k8s-file:{}", bench.path("fifo").display()));
         let monitor = command.run();
         assert_eq!(monitor.wait_parent().code, Some(1));
-        assert!(monitor.stderr().contains("Failed to open log file"), "{}", monitor.stderr());
+        let path = bench.path("fifo");
+        assert!(monitor.stderr().contains(path.to_str().unwrap()), "{}", monitor.stderr());
     });
 }
 

@@ -323,7 +323,7 @@ fn an_exec_gets_the_size_written_before_its_start() {
         bench.exec_script(&format!("console\npayload\n{sizes}"));
         let mut monitor = bench.podman_exec().arg("-t").env("TMPDIR", bench.path("t")).run();
         monitor.attach_pipe().report("readiness on the attach pipe");
-        compat_tests::bench::write_fifo(&bench.exec_bundle().join("ctl"), b"1 44 144\n");
+        compat_tests::fifo::write_fifo(&bench.exec_bundle().join("ctl"), b"1 44 144\n");
         monitor.go();
         assert!(monitor.report().number("data") > 1);
         wait_size(&bench, "size", "44 144");

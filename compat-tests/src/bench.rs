@@ -11,7 +11,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -20,6 +19,8 @@ use crate::attach::AttachClient;
 use crate::command::MonitorCommand;
 use crate::deadline;
 use crate::differences::{self, Broken};
+use crate::fifo::write_fifo;
+use crate::log::{LogLine, joined};
 use crate::process::{self, Process};
 
 /// The container id that all command lines use; as long as a real one.
@@ -310,27 +311,6 @@ impl Drop for Bench {
     }
 }
 
-/// Writes to a fifo that somebody reads.
-///
-/// # Panics
-/// When there is no fifo or no reader.
-pub fn write_fifo(path: &Path, bytes: &[u8]) {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut fifo = deadline::until(&format!("a reader of {}", path.display()), || {
-        std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
-    });
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        assert!(deadline::writable(&fifo, deadline::limit()), "{} stays full", path.display());
-        match fifo.write(rest) {
-            Ok(count) => rest = &rest[count..],
-            Err(error) if Errno::from_raw(error.raw_os_error().unwrap_or(0)) == Errno::EAGAIN => {}
-            Err(error) => panic!("{}: {error}", path.display()),
-        }
-    }
-}
-
 /// A program built beside the test executable (`target/<profile>/NAME`).
 ///
 /// Cargo builds it along with the tests, but not when it is asked for one test file only: then a missing program, or a
@@ -366,64 +346,4 @@ fn older_than_source(program: &Path) -> bool {
     let files = ["standin.rs", "standin/console.rs", "standin/record.rs", "bin/standin-runtime.rs"];
     let time = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
     files.iter().filter_map(|file| time(&source.join(file))).max() > time(program)
-}
-
-/// One record of a k8s-file log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogLine {
-    pub stamp: String,
-    pub stream: String,
-    pub tag: String,
-    /// Without the newline that ends the record.
-    pub content: Vec<u8>,
-}
-
-impl LogLine {
-    /// Takes a whole log apart.
-    ///
-    /// # Panics
-    /// When a line is not `STAMP STREAM TAG CONTENT` with a stamp of the right length, or the last one is not complete.
-    #[must_use]
-    pub fn parse_all(bytes: &[u8]) -> Vec<Self> {
-        let Some(whole) = bytes.strip_suffix(b"\n") else {
-            assert!(bytes.is_empty(), "the log ends in the middle of a record");
-            return Vec::new();
-        };
-        whole.split(|byte| *byte == b'\n').map(Self::parse).collect()
-    }
-
-    fn parse(line: &[u8]) -> Self {
-        let mut fields = line.splitn(4, |byte| *byte == b' ');
-        let mut text = || {
-            let field = fields.next().unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(line)));
-            String::from_utf8(field.to_vec()).expect("text")
-        };
-        let (stamp, stream, tag) = (text(), text(), text());
-        let content = fields.next().unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(line)));
-        let stamped =
-            stamp.len() == 35 && stamp.is_ascii() && stamp.starts_with(|c: char| c.is_ascii_digit());
-        assert!(stamped, "not a time stamp: {stamp:?}");
-        assert!(stream == "stdout" || stream == "stderr", "stream {stream}");
-        assert!(tag == "F" || tag == "P", "tag {tag}");
-        Self { stamp, stream, tag, content: content.to_vec() }
-    }
-
-    /// The content as text.
-    #[must_use]
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.content).into_owned()
-    }
-}
-
-/// The bytes that the container wrote to `stream`: contents joined over `P`, with newlines after `F`.
-#[must_use]
-pub fn joined(lines: &[LogLine], stream: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for line in lines.iter().filter(|line| line.stream == stream) {
-        bytes.extend_from_slice(&line.content);
-        if line.tag == "F" {
-            bytes.push(b'\n');
-        }
-    }
-    bytes
 }

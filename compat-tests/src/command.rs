@@ -4,7 +4,7 @@
 //! can't: duplicate variables, descriptors at chosen numbers, nothing else inherited.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,9 @@ use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal};
 use crate::bench::{Bench, CID, LOG_CAP, SESSION, built};
 use crate::channel::{Kind, report_pair, start_pair};
 use crate::monitor::Monitor;
+
+/// A process that nobody lets through its gate ends by itself.
+const GATE_LIMIT_MS: i32 = 10_000;
 
 /// Where one of the descriptors 0, 1 and 2 leads.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub struct MonitorCommand<'b> {
     umask: u32,
     ignored: Vec<Signal>,
     blocked: Vec<Signal>,
+    /// The process waits for a byte from this pipe before it becomes the monitor.
+    gate: Option<OwnedFd>,
 }
 
 impl<'b> MonitorCommand<'b> {
@@ -61,6 +66,7 @@ impl<'b> MonitorCommand<'b> {
             umask: 0o022,
             ignored: Vec::new(),
             blocked: Vec::new(),
+            gate: None,
         }
     }
 
@@ -257,10 +263,29 @@ impl<'b> MonitorCommand<'b> {
         self
     }
 
+    /// Holds the process back, in place of the program that it will become, until `gate` can be read.
+    #[must_use]
+    pub fn behind(mut self, gate: &OwnedFd) -> Self {
+        // Out of the way of the numbers that the monitor's own descriptors get.
+        let high = nix::fcntl::fcntl(gate, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(500)).expect("descriptor");
+        // SAFETY: the number is that of a new descriptor which nobody else knows.
+        self.gate = Some(unsafe { OwnedFd::from_raw_fd(high) });
+        self
+    }
+
     /// Another program than the one under test.
     #[must_use]
     pub fn program(mut self, path: impl AsRef<Path>) -> Self {
         self.program = path.as_ref().to_owned();
+        self
+    }
+
+    /// Runs the program by another one, such as strace, which is started with `words`.
+    #[must_use]
+    pub fn under<W: AsRef<OsStr>>(mut self, tool: &Path, words: impl IntoIterator<Item = W>) -> Self {
+        let program = std::mem::replace(&mut self.program, tool.to_owned());
+        let words = words.into_iter().map(|word| word.as_ref().to_owned());
+        self.args.splice(0..0, words.chain([program.into_os_string()]));
         self
     }
 
@@ -302,6 +327,7 @@ impl<'b> MonitorCommand<'b> {
             umask: self.umask,
             ignored: self.ignored,
             blocked: self.blocked,
+            gate: self.gate,
         };
         let pid = image.fork();
         self.bench.remember(pid);
@@ -353,6 +379,7 @@ struct Image {
     umask: u32,
     ignored: Vec<Signal>,
     blocked: Vec<Signal>,
+    gate: Option<OwnedFd>,
 }
 
 impl Image {
@@ -407,6 +434,12 @@ impl Image {
             }
             let mask: SigSet = self.blocked.iter().copied().collect();
             let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+            if let Some(gate) = &self.gate {
+                let mut set = libc::pollfd { fd: gate.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+                if libc::poll(&raw mut set, 1, GATE_LIMIT_MS) < 1 {
+                    libc::_exit(124);
+                }
+            }
         }
     }
 }

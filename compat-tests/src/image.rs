@@ -10,8 +10,8 @@ use std::process::Command;
 
 const APPLETS: &[&str] = &[
     "cat", "cut", "dd", "echo", "env", "false", "grep", "head", "id", "kill", "ls", "md5sum", "mkdir",
-    "mknod", "nc", "printf", "ps", "pwd", "readlink", "rm", "sed", "seq", "sleep", "sort", "tail", "test",
-    "touch", "tr", "true", "tty", "uname", "usleep", "wc", "yes",
+    "mknod", "nc", "printf", "ps", "pwd", "readlink", "rm", "sed", "seq", "sleep", "sort", "tail", "tee",
+    "test", "touch", "tr", "true", "tty", "uname", "usleep", "wc", "yes",
 ];
 /// Directories that the container's mounts need, because the file system may be read-only.
 const DIRECTORIES: &[&str] = &["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr/bin"];

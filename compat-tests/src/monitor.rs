@@ -160,7 +160,7 @@ impl<'b> Monitor<'b> {
 }
 
 /// Reaps `pid` if it has ended; `None` while it runs or is not (yet) a child of this process.
-fn wait(pid: i32) -> Option<Ended> {
+pub(crate) fn wait(pid: i32) -> Option<Ended> {
     let mut status = 0;
     // SAFETY: an all-zero rusage is a valid value, and both pointers are to locals that outlive the call.
     let (result, usage) = unsafe {

@@ -129,12 +129,21 @@ impl Process {
     /// Private and proportional memory in KiB, as `smaps_rollup` counts it.
     #[must_use]
     pub fn memory(self) -> (u64, u64) {
+        (self.memory_of("Private_Clean") + self.memory_of("Private_Dirty"), self.memory_of("Pss"))
+    }
+
+    /// A field of `smaps_rollup` in KiB; 0 when the process is gone.
+    #[must_use]
+    pub fn memory_of(self, field: &str) -> u64 {
         let text = std::fs::read_to_string(self.path("smaps_rollup")).unwrap_or_default();
-        let value = |name: &str| {
-            let found = text.lines().find_map(|line| line.strip_prefix(name));
-            found.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0)
-        };
-        (value("Private_Clean:") + value("Private_Dirty:"), value("Pss:"))
+        let found = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        found.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Memory of its own, not of files, in KiB; 0 when the process is gone.
+    #[must_use]
+    pub fn anonymous(self) -> u64 {
+        self.status("RssAnon").strip_suffix(" kB").and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 
     pub fn signal(self, signal: Signal) {

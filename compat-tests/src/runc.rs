@@ -63,6 +63,11 @@ impl<'b> Runc<'b> {
         fs::write(path, spec.to_string()).unwrap();
     }
 
+    /// Writes the specification of an exec session that runs `args` where the drivers' command lines name it.
+    pub fn write_process(&self, args: &[&str]) {
+        self.process(&self.bench.path("x/spec"), args);
+    }
+
     /// Lets the kernel kill what goes beyond `bytes` of memory, swapped or not.
     pub fn limit_memory(&self, bytes: u64) {
         let swap = fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1);

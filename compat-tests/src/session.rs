@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -135,18 +135,31 @@ impl Session {
 
     /// Reads until stdout and stderr together contain `text`.
     pub fn wait_for(&mut self, text: &str) {
-        let text = text.as_bytes();
-        let found = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text);
-        while !found(&self.stdout.bytes) && !found(&self.stderr.bytes) {
+        let found = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        self.wait_until(&format!("writing {text:?}"), |stdout, stderr| found(stdout) || found(stderr));
+    }
+
+    /// Reads until `done` is content with what stdout and stderr gave so far; `doing` is for the failure's text.
+    pub fn wait_until(&mut self, doing: &str, done: impl Fn(&[u8], &[u8]) -> bool) {
+        while !done(&self.stdout.bytes, &self.stderr.bytes) {
             assert!(
                 self.stdout.file.is_some() || self.stderr.file.is_some(),
-                "{}: ended without {:?}\n{}",
+                "{}: ended, not done with {doing}\n{}",
                 self.title,
-                String::from_utf8_lossy(text),
                 self.so_far()
             );
-            self.turn("writing what is waited for", false);
+            self.turn(doing, false);
         }
+    }
+
+    /// Closes the reading end of the child's stdout, as a reader that has seen enough does.
+    pub fn leave_output(&mut self) {
+        self.stdout.file = None;
+    }
+
+    /// The follower's end of the child's terminal; `None` without one.
+    pub fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        self.terminal.as_ref().map(AsFd::as_fd)
     }
 
     /// Types `keys` one by one until the child has ended: a program that looks for a sequence of keys (podman's detach
@@ -155,17 +168,17 @@ impl Session {
         while self.status.is_none() {
             for key in keys {
                 self.send(std::slice::from_ref(key));
-                self.look_for_end(Duration::from_millis(100));
+                self.read_for(Duration::from_millis(100));
             }
-            self.look_for_end(Duration::from_secs(1));
+            self.read_for(Duration::from_secs(1));
         }
     }
 
     /// Reads for `time` or until the child has ended.
-    fn look_for_end(&mut self, time: Duration) {
+    pub fn read_for(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while self.status.is_none() && Instant::now() < end {
-            self.turn("leaving", false);
+            self.turn("ending", false);
             self.status = self.child.try_wait().unwrap();
         }
     }
@@ -361,10 +374,13 @@ fn open_terminal() -> (OwnedFd, OwnedFd) {
     (leader.into(), follower.into())
 }
 
+nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
+
+/// In one step, so that nobody sees the rows of the new size with the columns of the old one.
 fn set_size(terminal: &OwnedFd, rows: u16, columns: u16) {
-    let mut stty = Command::new("stty");
-    stty.args(["rows", &rows.to_string(), "columns", &columns.to_string()]);
-    assert!(stty.stdin(terminal.try_clone().unwrap()).status().unwrap().success());
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open, and the kernel only reads the size.
+    unsafe { set_window_size(terminal.as_raw_fd(), &raw const size) }.unwrap();
 }
 
 fn set_non_blocking(file: &File) {

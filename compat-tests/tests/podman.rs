@@ -9,10 +9,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-use compat_tests::podman::IMAGE;
+use compat_tests::podman::{IMAGE, Podman};
 use compat_tests::podman_twin;
 use compat_tests::session::{Input, run};
-use compat_tests::{image, observe};
+use compat_tests::{Process, image, observe};
 
 /// Ends with 7 when it is told to end; "up" tells that the trap is set.
 const TRAP: &str = "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done";
@@ -265,10 +265,20 @@ fn logs_are_followed_to_the_end() {
         let mut follower =
             compat_tests::session::Session::start(podman.command(&["logs", "-f", "c"]), Input::Null);
         follower.wait_for("first\n");
+        // It learns of the end from podman's events, and would wait for ever for one that came before it looked.
+        podman.until("the follower to watch the events", || {
+            watches_events(podman, follower.pid()).then_some(())
+        });
         podman.call(&["exec", "c", "touch", "/tmp/go"]).exits(0);
         seen.outcome("follow", &follower.finish().exits(0).prints("first\nsecond\n"));
         seen.outcome("wait", &podman.call(&["wait", "c"]).prints("6\n"));
     });
+}
+
+/// Whether `process` has podman's file of events open for reading.
+fn watches_events(podman: &Podman, process: nix::unistd::Pid) -> bool {
+    let file = podman.dir().join("tmp/events/events.log");
+    Process(process.as_raw()).fds().values().any(|target| Path::new(target) == file)
 }
 
 #[test]

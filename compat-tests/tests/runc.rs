@@ -1,11 +1,16 @@
 //! The monitor driven as podman and CRI-O drive it, with real runc and real containers; the original and ours must
 //! leave the same transcript.
 
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+use std::path::Path;
+
 use compat_tests::bench::CID;
-use compat_tests::observe;
 use compat_tests::runc::Runc;
 use compat_tests::transcript::Transcript;
-use compat_tests::{Bench, Monitor, MonitorCommand, bench_twin};
+use compat_tests::{Bench, Monitor, MonitorCommand, bench_twin, deadline, observe};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 /// Files that are runc's or the test's own, and the log, which has sections of its own.
 const NOT_THE_MONITORS: &[&str] = &["rootfs", "runc", "err", "out", "log"];
@@ -60,7 +65,7 @@ fn killed_by_a_signal() {
         let mut monitor = runc.with_runc(bench.podman()).run();
         created(&mut monitor, "data", seen);
         runc.start();
-        compat_tests::deadline::until("output", || (bench.logged("stdout") == b"up\n").then_some(()));
+        deadline::until("output", || (bench.logged("stdout") == b"up\n").then_some(()));
         runc.call(&["kill", CID, "KILL"]).exits(0);
         observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
         assert_eq!(bench.wait_exit_file(), "137");
@@ -75,7 +80,7 @@ fn a_signal_to_the_monitor_reaches_the_container() {
         let mut monitor = runc.with_runc(bench.podman()).run();
         created(&mut monitor, "data", seen);
         runc.start();
-        compat_tests::deadline::until("output", || (bench.logged("stdout") == b"up\n").then_some(()));
+        deadline::until("output", || (bench.logged("stdout") == b"up\n").then_some(()));
         monitor.pid().signal(nix::sys::signal::SIGTERM);
         observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
         assert_eq!(bench.wait_exit_file(), "7");
@@ -178,4 +183,67 @@ fn a_background_writer_outlives_process_1() {
         seen.add("exit", bench.wait_exit_file());
         observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
     });
+}
+
+/// A running container to exec in, and its monitor.
+fn running<'b>(bench: &'b Bench) -> (Runc<'b>, Monitor<'b>) {
+    let script = "trap 'exit 0' TERM; touch /tmp/up; while :; do sleep 0.05; done";
+    let runc = Runc::new(bench, &["sh", "-c", script]);
+    let mut monitor = runc.with_runc(bench.crio().replace("-l", "none")).run();
+    assert_eq!(monitor.report().number("pid"), i64::from(monitor.container().0));
+    runc.start();
+    deadline::until("the container's trap", || bench.path("rootfs/tmp/up").exists().then_some(()));
+    (runc, monitor)
+}
+
+/// CRI-O's ExecSync in a running container, and the end of both.
+fn exec_sync(bench: &Bench, args: &[&str], options: &[&str], seen: &mut Transcript) {
+    let (runc, container) = running(bench);
+    runc.write_process(args);
+    let mut session = runc.with_runc(bench.crio_exec()).args(options).run();
+    let report = session.report();
+    seen.add("report", report.json().to_string());
+    seen.add("code", format!("{:?}", session.wait_parent().code));
+    seen.add("stdout", String::from_utf8_lossy(&bench.logged("stdout")));
+    seen.add("stderr", String::from_utf8_lossy(&bench.logged("stderr")));
+    reap(&bench.path("x/pidfile"));
+    container.pid().signal(nix::sys::signal::SIGTERM);
+    container.wait();
+    bench.expect_nothing_running();
+}
+
+/// Reaps the session's process where its monitor killed it and left: a container ends only when no dead process of it
+/// waits for that.
+fn reap(pidfile: &Path) {
+    let pid = std::fs::read_to_string(pidfile).ok().and_then(|text| text.parse().ok());
+    let Some(pid) = pid.map(Pid::from_raw) else { return };
+    deadline::until("the session's process to be reaped", || {
+        let status = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        (!matches!(status, Ok(WaitStatus::StillAlive))).then_some(())
+    });
+}
+
+#[test]
+fn crios_exec() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        exec_sync(bench, &["sh", "-c", "seq 3000; echo err >&2; printf end; exit 7"], &[], seen);
+        assert!(bench.logged("stdout").ends_with(b"\n3000\nend"));
+    });
+}
+
+#[test]
+fn crios_exec_of_a_missing_command() {
+    bench_twin!(PROGRAMS, |bench, seen| exec_sync(bench, &["/nosuch"], &[], seen));
+}
+
+#[test]
+fn crios_exec_that_takes_too_long() {
+    bench_twin!(PROGRAMS, |bench, seen| {
+        exec_sync(bench, &["sh", "-c", "echo up; exec sleep 100"], &["-T", "1"], seen);
+    });
+}
+
+#[test]
+fn crios_exec_killed_by_a_signal() {
+    bench_twin!(PROGRAMS, |bench, seen| exec_sync(bench, &["sh", "-c", "kill -9 $$"], &[], seen));
 }

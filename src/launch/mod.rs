@@ -144,19 +144,9 @@ impl<'a> Preparation<'a> {
         let console = terminal.console.as_ref().map(ConsoleSocket::socket_path);
         let (runtime, exec_failure) = runtime::start(config, console, child)?;
         debug!("runtime PID: {runtime}");
-        let sync = sync.take();
-        let sources = Sources {
-            poll,
-            signals,
-            ends,
-            attach,
-            terminal,
-            controls: endpoints.controls,
-            notify,
-            sync,
-            log,
-        };
-        let monitor = Monitor::new(config, sources, runtime, exec_failure)?;
+        let sources =
+            Sources { poll, signals, ends, attach, terminal, controls: endpoints.controls, notify, log };
+        let monitor = Monitor::new(config, sources, runtime, exec_failure, sync)?;
         if config.log.passthrough {
             sys::fd::release_stdio().context(|| "Failed to open /dev/null".into())?;
         }

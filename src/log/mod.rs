@@ -132,8 +132,8 @@ impl Log {
         }
     }
 
-    /// Waits for the destination that is full; false when `deadline` has passed.
-    fn wait(&self, deadline: Instant) -> bool {
+    /// Waits for the destination that is full, if one is; false when `deadline` has passed.
+    pub fn wait(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let Some(fd) = self.blocked() else { return true };
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::publish::publish;
+use super::publish::{self, publish};
 use crate::config::Config;
 use crate::diag::error;
 use crate::error::strerror;
@@ -14,7 +14,7 @@ use crate::error::strerror;
 /// Publishes `number`: decimal, no newline. Returns whether everything that was asked for is on disk.
 pub fn write(config: &Config, number: i32) -> bool {
     let own = config.persist_dir.as_ref().map(|dir| dir.join("exit"));
-    let shared = config.exit_dir.as_ref().map(|dir| dir.join(&config.cid));
+    let shared = config.exit_dir.as_ref().map(|dir| publish::within(dir, &config.cid));
     let own = own.is_none_or(|path| write_one(&path, number, "container exit file"));
     let shared = shared.is_none_or(|path| write_one(&path, number, "exit file"));
     own && shared

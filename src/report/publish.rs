@@ -3,7 +3,7 @@
 //! Drivers act on the mere existence of exit files and pidfiles, so these must never be seen half-written.
 //! conmon uses g_file_set_contents: same kind of name, same mode.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,6 +24,14 @@ pub fn publish(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// `name` in `directory`, whatever `name` is: unlike `Path::join`, an absolute one does not lead out of it.
+pub fn within(directory: &Path, name: &OsStr) -> PathBuf {
+    let mut path = OsString::from(directory);
+    path.push("/");
+    path.push(name);
+    path.into()
 }
 
 fn create_beside(path: &Path) -> io::Result<(PathBuf, fs::File)> {
@@ -66,6 +74,12 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"0");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "only the foreign leftover stays");
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn an_absolute_name_stays_in_its_directory() {
+        assert_eq!(within(Path::new("/exits"), OsStr::new("abc")), Path::new("/exits/abc"));
+        assert_eq!(within(Path::new("/exits"), OsStr::new("/etc/x")), Path::new("/exits/etc/x"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::diag::{error, warn};
 use crate::sys;
 
 /// The most that podman's reader takes of one message.
-const REPORT_MAX: usize = 4096;
+pub const REPORT_MAX: usize = 4096;
 
 /// Under which name the number of a report stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +115,8 @@ fn send(fd: &OwnedFd, report: &[u8]) -> nix::Result<()> {
     }
 }
 
-/// One report as it goes over the pipe, at most [`REPORT_MAX`] bytes with its newline.
-fn render(key: Key, number: i32, message: &[u8]) -> Vec<u8> {
+/// One report as it goes over the pipe, at most [`REPORT_MAX`] bytes with its newline. Pure.
+pub fn render(key: Key, number: i32, message: &[u8]) -> Vec<u8> {
     let head = format!("{{\"{}\": {number}", key.name());
     if message.is_empty() {
         return format!("{head}}}\n").into_bytes();

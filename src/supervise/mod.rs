@@ -132,12 +132,12 @@ pub struct Sources {
     pub terminal: Terminal,
     pub controls: Controls,
     pub notify: Option<NotifyRelay>,
-    pub sync: SyncPipe,
     pub log: Log,
 }
 
 impl<'a> Monitor<'a> {
-    /// Takes over `sources` and registers them. `runtime` is the runtime's pid.
+    /// Takes over `sources` and registers them. `runtime` is the runtime's pid. Only a monitor that has come to be
+    /// takes `sync`: until then the caller has a failure to report there.
     ///
     /// # Errors
     /// No descriptors or address space are left: the last place where that is fatal.
@@ -146,8 +146,9 @@ impl<'a> Monitor<'a> {
         sources: Sources,
         runtime: Pid,
         exec_failure: ExecFailure,
+        sync: &mut SyncPipe,
     ) -> Result<Self> {
-        let Sources { poll, signals, ends, attach, terminal, controls, notify, sync, log } = sources;
+        let Sources { poll, signals, ends, attach, terminal, controls, notify, log } = sources;
         let registry = poll.registry();
         let stdin = match ends.stdin {
             Some(end) => Stdin::pipe(end, config.stdin, Event::Stdin.token()),
@@ -176,7 +177,7 @@ impl<'a> Monitor<'a> {
             config,
             signals,
             lifecycle: Lifecycle::new(runtime, config.is_exec()),
-            sync,
+            sync: sync.take(),
             log,
             streams,
             is_log_full: false,
@@ -257,9 +258,12 @@ impl<'a> Monitor<'a> {
     }
 
     fn mark(&mut self, event: Event) {
-        if !self.ready.contains(&event) {
-            self.ready.push(event);
+        if self.ready.contains(&event) {
+            return;
         }
+        // Whoever has connected by now gets what is read in this turn.
+        let place = if event == Event::Accept { 0 } else { self.ready.len() };
+        self.ready.insert(place, event);
     }
 
     fn on_event(&mut self, event: Event, now: Instant) -> Turn {
@@ -344,7 +348,12 @@ impl<'a> Monitor<'a> {
     }
 
     fn on_input(&mut self, now: Instant) -> Turn {
-        self.attach.read_input(&mut self.stdin, INPUT_BUDGET, self.poll.registry(), now).into()
+        let progress = self.attach.read_input(&mut self.stdin, INPUT_BUDGET, self.poll.registry(), now);
+        if !self.attach.has_clients() {
+            // What they needed goes back, too.
+            self.deadlines.quiet = Some(now + QUIET_AFTER);
+        }
+        progress.into()
     }
 
     fn mark_input(&mut self) {

@@ -9,7 +9,7 @@ use super::lifecycle::{Action, Input, Outcome};
 use super::oom::OomWatch;
 use super::streams::{BOTH, watch};
 use super::watch::{POLL_INTERVAL, Watch};
-use super::{Event, Monitor, QUIET_AFTER, pidfile, privileges};
+use super::{Event, Monitor, QUIET_AFTER, Turn, pidfile, privileges};
 use crate::config::{ApiVersion, Operation};
 use crate::diag::{debug, error, info, warn};
 use crate::error::strerror;
@@ -68,18 +68,26 @@ impl Monitor<'_> {
         // Before the report: its reader may start the container at once, and a kill before the base line is taken would
         // count as an old one. conmon: afterwards.
         self.watch_memory(pid);
+        let now = Instant::now();
+        self.let_output_through(now);
         if self.config.api == ApiVersion::V1 || !matches!(self.config.operation, Operation::Exec { .. }) {
             self.sync.report(pid.as_raw(), b"");
         }
-        let now = Instant::now();
         self.watch_container(pid, now);
         privileges::drop_unneeded();
         self.deadlines.timeout = self.config.timeout.map(|timeout| now + timeout);
         self.deadlines.quiet = Some(now + QUIET_AFTER);
-        // What was held back is the container's output now, and there may be more.
+    }
+
+    /// What was held back is the container's output now, and there may be more. The pipes are emptied before the
+    /// driver knows of the container: it attaches next and starts it then, and if we read on our own account at that
+    /// time we might have the first output in hand before we have seen the client.
+    fn let_output_through(&mut self, now: Instant) {
         for stream in BOTH {
             self.deliver_all(stream, false, now);
-            self.mark(Event::Output(stream));
+            if self.on_output(stream, now) == Turn::More {
+                self.mark(Event::Output(stream));
+            }
         }
     }
 

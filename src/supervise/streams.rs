@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::output::{Fill, MESSAGE_SIZE, Output};
 use super::pace::NAP;
@@ -252,6 +251,9 @@ impl Monitor<'_> {
     /// Takes what the pipes hold at this moment, and no more: an orphan of the container may go on writing for ever.
     pub(super) fn drain(&mut self) {
         let start = Instant::now();
+        // The container may have come and gone since the kernel was asked last. Whoever attached to it before it
+        // wrote this is waiting to be accepted.
+        self.attach.accept_all(self.poll.registry(), start);
         for stream in BOTH {
             self.drain_one(stream, start + DRAIN_LIMIT);
         }
@@ -268,36 +270,30 @@ impl Monitor<'_> {
 
     fn drain_one(&mut self, stream: Stream, deadline: Instant) {
         let mut left = self.streams.get(stream).map_or(0, |output| output.waiting());
-        while left > 0 && Instant::now() < deadline {
+        loop {
+            let now = Instant::now();
             let Some(output) = self.streams.get(stream) else { return };
             let held = output.held().len();
-            if !matches!(output.fill(), Ok(Fill::More | Fill::Last)) {
-                break;
-            }
+            let filled = if left > 0 { output.fill() } else { Ok(Fill::Dry) };
             left = left.saturating_sub(output.held().len() - held);
-            if left > 0 {
-                self.deliver_all(stream, true, Instant::now());
-                self.wait_for_log(deadline);
+            if !matches!(filled, Ok(Fill::More | Fill::Last)) || left == 0 || now >= deadline {
+                return self.deliver_last(stream, deadline, now);
+            }
+            self.deliver_all(stream, true, now);
+            if !self.log.wait(deadline) {
+                return self.deliver_last(stream, deadline, now);
             }
         }
-        self.deliver_last(stream, deadline);
     }
 
-    fn wait_for_log(&self, deadline: Instant) {
-        if let Some(full) = self.log.blocked() {
-            let patience = deadline.saturating_duration_since(Instant::now());
-            let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
-            // Whatever comes of it, the next attempt to write tells.
-            let _ = poll(&mut [PollFd::new(full, PollFlags::POLLOUT)], patience);
-        }
-    }
-
-    /// As [`Monitor::deliver_all`], but what the log does not take until `deadline` is counted as lost.
-    fn deliver_last(&mut self, stream: Stream, deadline: Instant) {
+    /// As [`Monitor::deliver_all`], but nobody will come back for what a full log does not take until `deadline`.
+    fn deliver_last(&mut self, stream: Stream, deadline: Instant, now: Instant) {
         let Some(output) = self.streams.get(stream) else { return };
         let all = output.held().len();
-        self.log.append_last(stream, output.held(), deadline);
-        self.attach.broadcast(stream, output.take_unseen(all), self.poll.registry(), Instant::now());
-        output.consume(all);
+        if all > 0 {
+            self.log.append_last(stream, output.held(), deadline);
+            self.attach.broadcast(stream, output.take_unseen(all), self.poll.registry(), now);
+            output.consume(all);
+        }
     }
 }

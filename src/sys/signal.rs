@@ -23,6 +23,9 @@ const FAULTS: [Signal; 7] = [
 /// The signals the monitor acts on.
 const WATCHED: [Signal; 4] = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 
+/// How often a signal that can't be read is tried.
+const READ_ATTEMPTS: usize = 4;
+
 /// The signal mask that the driver started us with.
 #[derive(Clone, Copy, Debug)]
 pub struct DriverMask(SigSet);
@@ -98,7 +101,9 @@ impl Signals {
 
     /// The next pending signal, `None` when there is none.
     pub fn take_next(&mut self) -> Option<Signal> {
-        let info = self.0.read_signal().ok().flatten()?;
+        // A signal that stays pending hides the next of its kind: epoll tells of new ones only. So a read that fails
+        // is tried again, but not for ever.
+        let info = (0..READ_ATTEMPTS).find_map(|_| self.0.read_signal().ok()).flatten()?;
         Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
     }
 }

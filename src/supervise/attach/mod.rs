@@ -139,6 +139,16 @@ impl Attach {
         Progress::More
     }
 
+    /// Accepts everybody who waits, where there will be no later turn for it.
+    pub fn accept_all(&mut self, registry: &Registry, now: Instant) {
+        // Not for ever: they may come faster than they are accepted.
+        for _ in 0..CLIENTS_MAX / ACCEPT_BUDGET {
+            if self.on_listener(registry, now) == Progress::Drained {
+                return;
+            }
+        }
+    }
+
     fn accept_one(&mut self, registry: &Registry, now: Instant) -> Progress {
         let Some(listener) = &self.listener else { return Progress::Drained };
         let Some(token) = self.clients.vacant() else {
@@ -173,11 +183,6 @@ impl Attach {
                 Progress::Drained
             }
         }
-    }
-
-    /// Whether `token` is one of a client, dead or alive.
-    pub fn owns(&self, token: Token) -> bool {
-        self.clients.owns(token)
     }
 
     /// Something happened to the client `token`. Its input waits for [`Self::read_input`].
@@ -254,6 +259,7 @@ impl Attach {
         }
         self.limit_departed(stdin, registry, now);
         if self.readable.is_empty() && self.clients.is_empty() {
+            self.readable = VecDeque::new();
             stdin.shed();
         }
         if self.has_input(stdin) { Progress::More } else { Progress::Drained }
@@ -355,14 +361,6 @@ impl Attach {
     /// Whether clients have yet to take what is queued for them.
     pub fn is_lingering(&self) -> bool {
         self.lingering && !self.clients.is_empty()
-    }
-
-    /// Lets all clients go, with what they have.
-    pub fn close(mut self, registry: &Registry, now: Instant) {
-        self.listener = None;
-        for token in self.clients.tokens() {
-            self.remove(token, registry, now);
-        }
     }
 
     fn stall(&self, now: Instant) -> Stall {

@@ -1,4 +1,4 @@
-//! Clients by mio token: a slot's number in the low bits, how often the slot was used above.
+//! Clients by mio token: a slot's number in the low bits, the number of the client above.
 //!
 //! A token is never given to two clients, so an event that was fetched before its client left finds nobody.
 
@@ -7,96 +7,94 @@ use mio::Token;
 /// Bits for the slot's number.
 const SLOT_BITS: u32 = 12;
 
-/// How often a slot is used before its tokens come again; no batch of events spans that.
-const USES: usize = 1 << 16;
-
 #[derive(Debug)]
 pub(super) struct Slab<T> {
     first: Token,
     max: usize,
-    slots: Vec<Slot<T>>,
+    /// `None`: free. The last one is never free.
+    slots: Vec<Option<Numbered<T>>>,
+    /// How many values there have been.
+    count: usize,
     occupied: usize,
 }
 
 #[derive(Debug)]
-struct Slot<T> {
-    uses: usize,
-    /// `None`: free.
-    value: Option<T>,
+struct Numbered<T> {
+    number: usize,
+    value: T,
 }
 
 impl<T> Slab<T> {
     /// At most `max` values at once, fewer than 4096, under the tokens from `first` on.
     pub(super) fn new(first: Token, max: usize) -> Self {
-        Self { first, max: max.min(1 << SLOT_BITS), slots: Vec::new(), occupied: 0 }
+        Self { first, max: max.min(1 << SLOT_BITS), slots: Vec::new(), count: 0, occupied: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.occupied == 0
     }
 
-    /// Whether `token` is one of this slab's.
-    pub(super) fn owns(&self, token: Token) -> bool {
-        token.0 >= self.first.0
-    }
-
     /// The token of the next value; `None` while there are as many as there may be.
-    pub(super) fn vacant(&mut self) -> Option<Token> {
-        let free = self.slots.iter().position(|slot| slot.value.is_none());
-        let index = match free {
-            Some(index) => index,
-            None if self.slots.len() < self.max => {
-                self.slots.push(Slot { uses: 0, value: None });
-                self.slots.len() - 1
-            }
-            None => return None,
-        };
-        let slot = self.slots.get(index)?;
-        Some(self.token(index, slot.uses))
+    pub(super) fn vacant(&self) -> Option<Token> {
+        let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        (free < self.max).then(|| self.token(free, self.count))
     }
 
-    /// Puts `value` where `token`, which [`Self::vacant`] gave, says.
+    /// Puts `value` where `token`, which [`Self::vacant`] has just given, says.
     pub(super) fn insert(&mut self, token: Token, value: T) {
-        if let Some(slot) = self.slot_mut(token) {
-            self.occupied += usize::from(slot.value.replace(value).is_none());
+        let Some((number, index)) = self.parts(token).filter(|(_, index)| *index < self.max) else { return };
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
         }
+        if let Some(slot) = self.slots.get_mut(index) {
+            self.occupied += usize::from(slot.replace(Numbered { number, value }).is_none());
+        }
+        self.count = number + 1;
     }
 
     pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut T> {
-        self.slot_mut(token)?.value.as_mut()
+        let (number, index) = self.parts(token)?;
+        let slot = self.slots.get_mut(index)?.as_mut()?;
+        (slot.number == number).then_some(&mut slot.value)
     }
 
     pub(super) fn remove(&mut self, token: Token) -> Option<T> {
-        let slot = self.slot_mut(token)?;
-        let value = slot.value.take()?;
-        slot.uses = (slot.uses + 1) % USES;
+        let (number, index) = self.parts(token)?;
+        let removed = self.slots.get_mut(index)?.take_if(|slot| slot.number == number)?;
         self.occupied -= 1;
-        // The longest tail of free slots could go, but their use counts are what keeps tokens apart.
-        Some(value)
+        while matches!(self.slots.last(), Some(None)) {
+            self.slots.pop();
+        }
+        if self.slots.is_empty() {
+            // There may have been a crowd.
+            self.slots = Vec::new();
+        }
+        Some(removed.value)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().filter_map(|slot| slot.value.as_ref())
+        self.slots.iter().flatten().map(|slot| &slot.value)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.slots.iter_mut().filter_map(|slot| slot.value.as_mut())
+        self.slots.iter_mut().flatten().map(|slot| &mut slot.value)
     }
 
     /// The tokens of all values, to work on each with the slab at hand.
     pub(super) fn tokens(&self) -> Vec<Token> {
-        let occupied = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
-        occupied.map(|(index, slot)| self.token(index, slot.uses)).collect()
+        let occupied =
+            self.slots.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?)));
+        occupied.map(|(index, slot)| self.token(index, slot.number)).collect()
     }
 
-    fn token(&self, index: usize, uses: usize) -> Token {
-        Token(self.first.0 + (uses << SLOT_BITS) + index)
+    fn token(&self, index: usize, number: usize) -> Token {
+        Token(self.first.0 + (number << SLOT_BITS) + index)
     }
 
-    fn slot_mut(&mut self, token: Token) -> Option<&mut Slot<T>> {
-        let number = token.0.checked_sub(self.first.0)?;
-        let (uses, index) = (number >> SLOT_BITS, number & ((1 << SLOT_BITS) - 1));
-        self.slots.get_mut(index).filter(|slot| slot.uses == uses)
+    /// Number and slot.
+    fn parts(&self, token: Token) -> Option<(usize, usize)> {
+        let bits = token.0.checked_sub(self.first.0)?;
+        Some((bits >> SLOT_BITS, bits & ((1 << SLOT_BITS) - 1)))
     }
 }
 
@@ -120,19 +118,38 @@ mod tests {
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get_mut(third), Some(&mut 'c'));
         assert_eq!(slab.tokens(), [third, second]);
-        assert!(slab.owns(first) && !slab.owns(Token(99)) && !slab.is_empty());
+        assert!(!slab.is_empty());
     }
 
     #[test]
-    fn tokens_come_again_only_after_very_many() {
-        let mut slab = Slab::new(Token(7), 1);
+    fn tokens_never_come_again() {
+        let mut slab = Slab::new(Token(7), 2);
         let mut seen = std::collections::HashSet::new();
-        for _ in 0..10_000 {
+        for _ in 0..100_000 {
             let token = slab.vacant().unwrap();
             slab.insert(token, ());
             slab.remove(token);
             assert!(seen.insert(token));
         }
         assert!(slab.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_leaves_no_memory_behind() {
+        let mut slab = Slab::new(Token(7), 1000);
+        let tokens: Vec<Token> = (0..1000)
+            .map(|number| {
+                let token = slab.vacant().unwrap();
+                slab.insert(token, number);
+                token
+            })
+            .collect();
+        assert_eq!(slab.vacant(), None);
+        for token in &tokens[1..] {
+            slab.remove(*token);
+        }
+        assert_eq!((slab.slots.len(), slab.tokens()), (1, vec![tokens[0]]));
+        slab.remove(tokens[0]);
+        assert_eq!(slab.slots.capacity(), 0);
     }
 }

@@ -19,6 +19,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fchmod};
 
 use crate::error::{Context, Result};
+use crate::report::publish::within;
 
 const SOCKET_NAME: &str = "attach";
 
@@ -76,7 +77,7 @@ pub fn link(socket_dir: &Path, cuuid: &OsStr, bundle: &Path) -> Result<FileGuard
 }
 
 fn link_path(socket_dir: &Path, cuuid: &OsStr) -> PathBuf {
-    let mut path = socket_dir.join(cuuid).into_os_string().into_vec();
+    let mut path = within(socket_dir, cuuid).into_os_string().into_vec();
     // conmon: a link that fills the address exactly is one byte shorter, and drivers look for it there.
     if path.len() == ADDRESS_MAX {
         path.pop();

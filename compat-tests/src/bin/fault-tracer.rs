@@ -1,0 +1,7 @@
+//! `fault-tracer`: see `compat_tests::faults::tracer`.
+
+#![allow(clippy::exit)]
+
+fn main() {
+    std::process::exit(compat_tests::faults::tracer::main())
+}

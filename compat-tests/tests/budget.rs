@@ -1,0 +1,267 @@
+//! What a monitor may cost, checked without timing anything: system calls, instructions, memory, descriptors, size.
+//!
+//! The limits are slightly above what was measured when they were set, so that a change that makes the monitor dearer
+//! fails here; whoever has a reason to raise one says it in the commit. All counts are upper bounds that also hold on
+//! a busy machine, where the monitor finds more in its pipes at once and needs fewer calls.
+//!
+//! The program is the release build: `OURS_UNDER_TEST`, or `target/release/conmon`.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use compat_tests::image::find_program;
+use compat_tests::{Bench, Monitor, Process, deadline, twin};
+
+/// A stripped static binary; 1,544,248 bytes were measured.
+const BINARY_BYTES: u64 = 1_600_000;
+/// Pages that this monitor alone needs, idle, whatever it did before. Measured: 76 to 84.
+const PRIVATE_KIB: u64 = 96;
+/// All pages mapped in an idle monitor. Measured: 288 to 296; how many of the binary's neighbouring pages come along
+/// with each that is needed is the kernel's choice.
+const RESIDENT_KIB: u64 = 448;
+/// Open descriptors of the monitor of a container without stdin and terminal. Measured: 15.
+const DESCRIPTORS: usize = 16;
+/// System calls for 4 MB of output in lines of 200 bytes, written 32 KiB at a time, and for the end of the container.
+/// Measured: 347 to 405. A read gets 28 KiB at least, so three calls for each make 470.
+const CALLS_FOR_4_MB: usize = 500;
+/// System calls for 500 lines that come one by one, and for the end of the container: three for each line (wait, read,
+/// write) and 34 more.
+const CALLS_FOR_500_LINES: usize = 1560;
+/// System calls of both processes for a container that exits at once. Measured: 223 to 233, depending on how many
+/// events the monitor finds at once.
+const CALLS_FOR_A_LIFE: usize = 245;
+/// Instructions for a container that writes 4 MB in lines of 200 bytes. Measured: 4.47 to 4.55 million; it depends a
+/// little on the vector instructions that the processor has.
+const INSTRUCTIONS_FOR_4_MB: u64 = 5_200_000;
+
+/// A bench for the release build; `None` where there is none, which is a failure with `CI=true`.
+fn bench() -> Option<Bench> {
+    let named = std::env::var_os("OURS_UNDER_TEST").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let program = named.unwrap_or_else(|| {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+        let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
+        target.join("release/conmon")
+    });
+    match program.canonicalize() {
+        Ok(program) => Some(Bench::with_program(&program)),
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "{program:?}: {error}");
+            eprintln!("left out: no release build ({})", program.display());
+            None
+        }
+    }
+}
+
+/// Fails when `found` is above `limit`, and shows it in any case (`--nocapture`).
+fn within<N: PartialOrd + std::fmt::Display>(what: &str, found: N, limit: N) {
+    eprintln!("{what}: {found} (limit {limit})");
+    assert!(found <= limit, "{what}: {found} is above the limit of {limit}");
+}
+
+/// Waits until `process` has not run for a second.
+fn settle(process: Process) {
+    let mut last = (runs(process), Instant::now());
+    let settled = deadline::try_until(deadline::scaled(Duration::from_secs(30)), || {
+        let now = runs(process);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (last.1.elapsed() > Duration::from_secs(1)).then_some(())
+    });
+    assert!(settled.is_some(), "the monitor does not fall quiet");
+}
+
+/// How often the process has been switched away from. As long as it stays the same for a sleeping process, the
+/// process has not run, and so has made no system call.
+fn runs(process: Process) -> (String, String) {
+    assert!(process.alive(), "the monitor is gone");
+    (process.status("voluntary_ctxt_switches"), process.status("nonvoluntary_ctxt_switches"))
+}
+
+/// Checks memory and threads of a monitor that has nothing to do.
+fn expect_small(what: &str, monitor: Process) {
+    settle(monitor);
+    assert_eq!(monitor.threads(), 1, "threads {what}");
+    // Clean pages of the binary count as private too while no other monitor runs, so only written ones tell something.
+    let private = monitor.memory_of("Private_Dirty") + monitor.memory_of("Swap");
+    assert!(private > 0, "no smaps_rollup");
+    within(&format!("private KiB {what}"), private, PRIVATE_KIB);
+    within(&format!("resident KiB {what}"), monitor.memory_of("Rss"), RESIDENT_KIB);
+}
+
+/// Starts the container and waits for its report.
+fn started(mut monitor: Monitor<'_>) -> Monitor<'_> {
+    assert!(monitor.report().number("data") > 0);
+    monitor.wait_parent();
+    monitor
+}
+
+/// Whether the tool is there; missing it is a failure with `CI=true`.
+fn tool(name: &str) -> Option<PathBuf> {
+    if twin::installed(&[name]) { find_program(name) } else { None }
+}
+
+#[test]
+fn the_binary_is_small() {
+    let Some(bench) = bench() else { return };
+    within("bytes of the binary", fs::metadata(bench.program()).unwrap().len(), BINARY_BYTES);
+}
+
+#[test]
+fn an_idle_monitor_is_small_and_does_not_run() {
+    let Some(bench) = bench() else { return };
+    bench.script("payload\npause\n");
+    let monitor = started(bench.podman().run());
+    let process = monitor.pid();
+    expect_small("when idle", process);
+    let before = runs(process);
+    deadline::holds("the monitor sleeps", Duration::from_secs(2), || runs(process) == before);
+    let descriptors = process.fds();
+    eprintln!("{descriptors:#?}");
+    within("descriptors", descriptors.len(), DESCRIPTORS);
+}
+
+#[test]
+fn a_burst_of_output_leaves_nothing_in_memory() {
+    let Some(bench) = bench() else { return };
+    bench.script("payload\nlines 200000 199\ntouch done\npause\n");
+    let monitor = started(bench.podman().run());
+    wait_long("the burst", || bench.path("done").exists());
+    expect_small("after 40 MB of output", monitor.pid());
+}
+
+#[test]
+fn an_attach_session_leaves_nothing_in_memory() {
+    let Some(bench) = bench() else { return };
+    bench.script("payload\nwait go\nlines 50000 199\npause\n");
+    let monitor = started(bench.podman().args(["-i", "--leave-stdin-open"]).run());
+    let client = monitor.attach();
+    client.send(b"hello\n");
+    bench.touch("go");
+    let mut received = 0;
+    while received < 50_000 * 200 {
+        received += client.packet().expect("the session goes on").1.len();
+    }
+    drop(client);
+    expect_small("after an attach session", monitor.pid());
+}
+
+#[test]
+fn output_in_blocks_costs_few_system_calls() {
+    let Some((bench, strace)) = bench().zip(tool("strace")) else { return };
+    bench.script("payload\nwait go\nlines 20000 199\n");
+    within("system calls for 4 MB", calls(&bench, &strace), CALLS_FOR_4_MB);
+}
+
+#[test]
+fn single_lines_cost_few_system_calls() {
+    let Some((bench, strace)) = bench().zip(tool("strace")) else { return };
+    bench.script(&format!("payload\nwait go\n{}", "print a line that comes alone\\n\nsleep 2\n".repeat(500)));
+    within("system calls for 500 lines", calls(&bench, &strace), CALLS_FOR_500_LINES);
+}
+
+/// System calls of the monitor from the moment that the script goes on to the end of the container.
+fn calls(bench: &Bench, strace: &Path) -> usize {
+    let monitor = started(bench.podman().run());
+    let process = monitor.pid();
+    settle(process);
+    let output = bench.path("calls");
+    let tracer = Tracer::attach(strace, process, &output);
+    bench.touch("go");
+    wait_long("the exit file", || bench.exit_file().exists());
+    tracer.wait();
+    assert_eq!(monitor.finish_rest(), "0");
+    let text = fs::read_to_string(output).unwrap();
+    text.lines().filter(|line| !line.starts_with("---") && !line.starts_with("+++")).count()
+}
+
+/// A strace that watches one process until that ends.
+struct Tracer(Child);
+
+impl Tracer {
+    fn attach(strace: &Path, process: Process, output: &Path) -> Self {
+        let mut command = Command::new(strace);
+        command.args(["-q", "-s", "0", "-p", &process.0.to_string(), "-o"]).arg(output);
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let tracer = Self(child);
+        deadline::until("strace to attach", || {
+            let by = process.status("TracerPid");
+            (by == tracer.0.id().to_string()).then_some(())
+        });
+        tracer
+    }
+
+    fn wait(mut self) {
+        wait_long("the end of strace", || self.0.try_wait().unwrap().is_some());
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_whole_life_costs_few_system_calls() {
+    let Some((bench, strace)) = bench().zip(tool("strace")) else { return };
+    bench.script("payload\nexit 0\n");
+    let output = bench.path("calls");
+    let words = ["-f", "-q", "-s", "64", "-o", output.to_str().unwrap()];
+    let monitor = bench.podman().under(&strace, words).run();
+    wait_long("the exit file", || bench.exit_file().exists());
+    wait_long("the end of strace", || !monitor.parent().alive());
+    let found = monitor_calls(&fs::read_to_string(output).unwrap(), monitor.container());
+    within("system calls of a whole life", found, CALLS_FOR_A_LIFE);
+}
+
+/// Counts the calls in the output of `strace -f` that the monitor's own processes made: all but those of the container
+/// and, from its execve on, those of the runtime.
+fn monitor_calls(text: &str, container: Process) -> usize {
+    let container = container.0.to_string();
+    let mut others = vec![container.as_str()];
+    let mut count = 0;
+    for line in text.lines() {
+        let (pid, call) = line.split_once(' ').unwrap_or((line, ""));
+        let call = call.trim_start();
+        if others.contains(&pid) || call.starts_with("---") || call.starts_with("+++") {
+            continue;
+        }
+        // The runtime's name is among the monitor's arguments as well, so only the path itself tells who it is.
+        let path = call.strip_prefix("execve(\"").and_then(|rest| rest.split('"').next());
+        if path.is_some_and(|path| path.ends_with("/standin-runtime")) {
+            others.push(pid);
+        }
+        // A call that was interrupted by another process's has two lines.
+        if !call.starts_with("<...") {
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn a_log_stream_costs_few_instructions() {
+    let Some((bench, valgrind)) = bench().zip(tool("valgrind")) else { return };
+    bench.script("payload\nlines 20000 199\n");
+    let output = format!("--callgrind-out-file={}/callgrind.%p", bench.dir().display());
+    let words = ["-q", "--tool=callgrind", &output];
+    let monitor = started(bench.podman().under(&valgrind, words).run());
+    let process = monitor.pid();
+    wait_long("the exit file", || bench.exit_file().exists());
+    wait_long("the end of valgrind", || !process.alive());
+    let text = fs::read_to_string(bench.path(format!("callgrind.{}", process.0))).unwrap();
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")).unwrap();
+    within("instructions for 4 MB", total.trim().parse().unwrap(), INSTRUCTIONS_FOR_4_MB);
+}
+
+/// Waits longer than [`deadline::until`] does, for what takes its time when the machine is busy.
+fn wait_long(what: &str, mut condition: impl FnMut() -> bool) {
+    let limit = deadline::scaled(Duration::from_secs(60));
+    assert!(deadline::try_until(limit, || condition().then_some(())).is_some(), "gave up waiting for {what}");
+}

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Builds what is to be measured, and measures it: run.sh [OPTION…] (see run.sh --help). `make bench` calls it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+cargo=${CARGO:-cargo}
+target=${CARGO_TARGET_DIR:-$PWD/target}
+# As the Makefile does it, so that --version names what was measured.
+export FERROMON_COMMIT=${FERROMON_COMMIT-$(contrib/commit.sh)}
+"$cargo" build --quiet --release --bin conmon
+"$cargo" build --quiet --release -p compat-tests --bin bench-runtime
+# No .pyc files in the source tree.
+export PYTHONDONTWRITEBYTECODE=1
+exec python3 contrib/bench/bench.py --ours "$target/release/conmon" --runtime "$target/release/bench-runtime" "$@"
