@@ -18,7 +18,7 @@ export FERROMON_COMMIT
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/conmon
 SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 
-.PHONY: all build install podman crio demo test check bench faults soak fuzz clean
+.PHONY: all build install podman crio demo test check bench faults soak fuzz test-vm clean
 
 all: build
 
@@ -55,11 +55,15 @@ test:
 
 # The long forms, minutes each, of what `make test` runs in short.
 faults: build
-	$(CARGO) test -p compat-tests --test faults_long
+	$(CARGO) test -p compat-tests --test faults_long -- --nocapture --test-threads 1
 
 soak: build
-	$(CARGO) test -p compat-tests --test soak_long
+	$(CARGO) test -p compat-tests --test soak_long -- --nocapture --test-threads 1
 	FERROMON_SOAK=10000 $(CARGO) test -p compat-tests --test soak_exec
+
+# OOM handling and more on pure cgroup v2, in an emulated machine that boots this one's own root file system.
+test-vm: build
+	contrib/test-vm.sh
 
 # Every parser of untrusted input, FUZZ_SECONDS (30) each.
 fuzz:

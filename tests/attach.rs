@@ -84,6 +84,27 @@ fn a_client_gets_whatever_is_written_after_it_connected() {
 }
 
 #[test]
+fn a_client_that_connected_before_the_end_gets_the_output() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let monitor = running(&bench, &[], "wait go\nprint last words\nexit 3");
+        let crowd: Vec<_> = (0..40).map(|_| monitor.attach()).collect();
+        // More than the monitor asks the kernel for at once comes between the signal and the client, so it looks for
+        // dead children before it sees the client.
+        monitor.pid().signal(Signal::SIGSTOP);
+        deadline::until("the monitor to stop", || (monitor.pid().state() == Some('T')).then_some(()));
+        monitor.pid().signal(Signal::SIGCHLD);
+        crowd.iter().for_each(|client| client.send(b"x"));
+        let late = bench.attach();
+        bench.touch("go");
+        deadline::until("the container to end", || (!monitor.container().alive()).then_some(()));
+        monitor.pid().signal(Signal::SIGCONT);
+        assert_eq!(late.read_to_end().0, b"last words");
+        monitor.finish_rest();
+    });
+}
+
+#[test]
 fn all_clients_get_all_output() {
     behaviour!(|| {
         let bench = Bench::new();

@@ -176,6 +176,8 @@ pub enum Depth {
     Every,
     /// Every errno for each kind of call, from some call on for ever.
     Forever,
+    /// From some moment on there is no memory.
+    Memory,
 }
 
 /// What a walk has shown.
@@ -263,6 +265,20 @@ pub fn survives(life: &Life, depth: Depth, slices: usize) {
 
 fn faults(trace: &Trace, depth: Depth) -> Vec<Fault> {
     let mut faults = Vec::new();
+    if depth == Depth::Memory {
+        for who in [Who::Parent, Who::Monitor] {
+            let of_memory = |call: &&Call| call.who == who && calls::OF_MEMORY.contains(&call.name.as_str());
+            let count = trace.calls.iter().filter(of_memory).count();
+            faults.extend((1..=count + 1).map(|nth| Fault {
+                who,
+                call: calls::MEMORY_GROUP.to_owned(),
+                nth,
+                errno: libc::ENOMEM,
+                lasting: Lasting::Forever,
+            }));
+        }
+        return faults;
+    }
     for ((who, call), count) in trace.counts() {
         let errors = calls::by_name(call).errors;
         let fault = |nth, errno, lasting| Fault { who, call: call.to_owned(), nth, errno, lasting };
@@ -275,6 +291,7 @@ fn faults(trace: &Trace, depth: Depth) -> Vec<Fault> {
                 let each = (1..=count).flat_map(|nth| errors.iter().map(move |errno| (nth, *errno)));
                 faults.extend(each.map(|(nth, errno)| fault(nth, errno, Lasting::Once)));
             }
+            Depth::Memory => {}
             Depth::Forever => {
                 // A call that is interrupted for ever is not something that happens.
                 let errors = errors.iter().filter(|errno| **errno != libc::EINTR);

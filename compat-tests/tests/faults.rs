@@ -2,6 +2,8 @@
 //!
 //! Each call with one errno here; `make faults` runs `faults_long`, which takes all of them.
 
+#![cfg(target_arch = "x86_64")]
+
 use compat_tests::faults::lives::{FAILED, PODMAN};
 use compat_tests::faults::{Depth, survives};
 

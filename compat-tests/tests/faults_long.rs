@@ -1,6 +1,7 @@
 //! Every system call of the monitor fails with every error it can end in, once or from then on, over whole lives of
 //! containers and sessions. Takes minutes: `make faults`.
 
+#![cfg(target_arch = "x86_64")]
 #![allow(clippy::expect_used)]
 
 use compat_tests::faults::lives::{CRIO, EXEC, EXEC_SYNC, FAILED, PODMAN, WITH_TERMINAL};
@@ -64,6 +65,26 @@ fn lasting_errors_crio() {
 #[test]
 fn lasting_errors_exec() {
     survives(&EXEC, Depth::Forever, 3);
+}
+
+#[test]
+fn no_memory_podman() {
+    survives(&PODMAN, Depth::Memory, 3);
+}
+
+#[test]
+fn no_memory_terminal() {
+    survives(&WITH_TERMINAL, Depth::Memory, 3);
+}
+
+#[test]
+fn no_memory_crio() {
+    survives(&CRIO, Depth::Memory, 3);
+}
+
+#[test]
+fn no_memory_exec() {
+    survives(&EXEC, Depth::Memory, 3);
 }
 
 /// One fault, for a closer look: `FAULT='exec-sync monitor read 8 5 once'`.

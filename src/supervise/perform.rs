@@ -65,13 +65,15 @@ impl Monitor<'_> {
     fn start(&mut self, pid: Pid) {
         debug!("container PID: {pid}");
         self.exec_failure = None;
+        // Before the report: its reader may start the container at once, and a kill before the base line is taken would
+        // count as an old one. conmon: afterwards.
+        self.watch_memory(pid);
         let now = Instant::now();
         self.let_output_through(now);
         if self.config.api == ApiVersion::V1 || !matches!(self.config.operation, Operation::Exec { .. }) {
             self.sync.report(pid.as_raw(), b"");
         }
         self.watch_container(pid, now);
-        self.watch_memory(pid);
         privileges::drop_unneeded();
         self.deadlines.timeout = self.config.timeout.map(|timeout| now + timeout);
         self.deadlines.quiet = Some(now + QUIET_AFTER);

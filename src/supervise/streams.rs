@@ -251,6 +251,9 @@ impl Monitor<'_> {
     /// Takes what the pipes hold at this moment, and no more: an orphan of the container may go on writing for ever.
     pub(super) fn drain(&mut self) {
         let start = Instant::now();
+        // The container may have come and gone since the kernel was asked last. Whoever attached to it before it
+        // wrote this is waiting to be accepted.
+        self.attach.accept_all(self.poll.registry(), start);
         for stream in BOTH {
             self.drain_one(stream, start + DRAIN_LIMIT);
         }

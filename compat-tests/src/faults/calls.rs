@@ -131,6 +131,11 @@ pub const KINDS: &[Kind] = &[
     kind(libc::SYS_unlink, "unlink", Path(0), LOOK),
 ];
 
+/// The calls that an allocation is made of; when one of them fails the allocator tries another.
+pub const OF_MEMORY: [&str; 3] = ["brk", "mmap", "mremap"];
+/// Stands for all of them in a fault.
+pub const MEMORY_GROUP: &str = "memory";
+
 /// The kind of the call with this number; `None`: one that is left alone.
 #[must_use]
 pub fn by_number(number: u64) -> Option<&'static Kind> {

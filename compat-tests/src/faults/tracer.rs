@@ -165,11 +165,20 @@ impl Tracer {
             let Some(kind) = calls::by_number(entry.nr) else { return };
             let count = tracee.counts.entry(kind.name).or_default();
             *count += 1;
-            let injected = self.fault.as_ref().is_some_and(|fault| fault.hits(tracee.who, kind.name, *count));
+            let mut injected =
+                self.fault.as_ref().is_some_and(|fault| fault.hits(tracee.who, kind.name, *count));
+            if calls::OF_MEMORY.contains(&kind.name) {
+                let count = tracee.counts.entry(calls::MEMORY_GROUP).or_default();
+                *count += 1;
+                injected |= self
+                    .fault
+                    .as_ref()
+                    .is_some_and(|fault| fault.hits(tracee.who, calls::MEMORY_GROUP, *count));
+            }
             let subject = subject(pid, kind.subject, &entry.args);
             tracee.call = Some(Call { kind, subject, injected });
             if injected {
-                suppress(pid, kind);
+                registers::suppress(pid, kind);
             }
         } else if info.op == libc::PTRACE_SYSCALL_INFO_EXIT
             && let Some(call) = tracee.call.take()
@@ -179,7 +188,7 @@ impl Tracer {
             let result = unsafe { info.u.exit.sval };
             let mark = if call.injected { " injected" } else { "" };
             let result = match self.fault.as_ref().filter(|_| call.injected) {
-                Some(fault) => fail(pid, call.kind, fault.errno, result),
+                Some(fault) => registers::fail(pid, call.kind, fault.errno, result),
                 None => result,
             };
             self.say(&format!("call {who} {} {} {result}{mark}", call.kind.name, call.subject));
@@ -191,27 +200,51 @@ impl Tracer {
     }
 }
 
-/// Sees to it that the kernel does not carry the call out. `close` lets go of its descriptor whatever it returns, and
-/// `brk` says no by leaving the end where it is.
-fn suppress(pid: Pid, kind: &Kind) {
-    let mut regs = ptrace::getregs(pid).expect("registers");
-    match kind.name {
-        "close" => return,
-        "brk" => regs.rdi = 0,
-        _ => regs.orig_rax = u64::MAX,
+#[cfg(target_arch = "x86_64")]
+mod registers {
+    use nix::sys::ptrace;
+    use nix::unistd::Pid;
+
+    use super::Kind;
+
+    /// Sees to it that the kernel does not carry the call out. `close` lets go of its descriptor whatever it returns, and
+    /// `brk` says no by leaving the end where it is.
+    pub(super) fn suppress(pid: Pid, kind: &Kind) {
+        let mut regs = ptrace::getregs(pid).expect("registers");
+        match kind.name {
+            "close" => return,
+            "brk" => regs.rdi = 0,
+            _ => regs.orig_rax = u64::MAX,
+        }
+        ptrace::setregs(pid, regs).expect("registers");
     }
-    ptrace::setregs(pid, regs).expect("registers");
+
+    /// What the call returns now.
+    pub(super) fn fail(pid: Pid, kind: &Kind, errno: i32, result: i64) -> i64 {
+        if kind.name == "brk" {
+            return result;
+        }
+        let mut regs = ptrace::getregs(pid).expect("registers");
+        regs.rax = i64::from(-errno) as u64;
+        ptrace::setregs(pid, regs).expect("registers");
+        i64::from(-errno)
+    }
 }
 
-/// What the call returns now.
-fn fail(pid: Pid, kind: &Kind, errno: i32, result: i64) -> i64 {
-    if kind.name == "brk" {
-        return result;
+/// Written for one kind of processor only; the tests are left out elsewhere.
+#[cfg(not(target_arch = "x86_64"))]
+mod registers {
+    use nix::unistd::Pid;
+
+    use super::Kind;
+
+    pub(super) fn suppress(_: Pid, _: &Kind) {
+        panic!("not on this processor");
     }
-    let mut regs = ptrace::getregs(pid).expect("registers");
-    regs.rax = i64::from(-errno) as u64;
-    ptrace::setregs(pid, regs).expect("registers");
-    i64::from(-errno)
+
+    pub(super) fn fail(_: Pid, _: &Kind, _: i32, _: i64) -> i64 {
+        panic!("not on this processor");
+    }
 }
 
 /// What the stop is about. (nix's function of this name passes no size, so the kernel fills nothing in.)

@@ -139,6 +139,16 @@ impl Attach {
         Progress::More
     }
 
+    /// Accepts everybody who waits, where there will be no later turn for it.
+    pub fn accept_all(&mut self, registry: &Registry, now: Instant) {
+        // Not for ever: they may come faster than they are accepted.
+        for _ in 0..CLIENTS_MAX / ACCEPT_BUDGET {
+            if self.on_listener(registry, now) == Progress::Drained {
+                return;
+            }
+        }
+    }
+
     fn accept_one(&mut self, registry: &Registry, now: Instant) -> Progress {
         let Some(listener) = &self.listener else { return Progress::Drained };
         let Some(token) = self.clients.vacant() else {

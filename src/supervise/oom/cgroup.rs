@@ -125,8 +125,9 @@ mod tests {
 
     #[test]
     fn a_long_file_is_cut_and_its_last_line_not_trusted() {
-        let mut buffer = [0; 8];
-        assert_eq!(read_start(Path::new("/proc/self/cgroup"), &mut buffer).unwrap().len(), 8);
+        // The shortest such file is the `0::/` of a process in the root of cgroup v2.
+        let mut buffer = [0; 4];
+        assert_eq!(read_start(Path::new("/proc/self/cgroup"), &mut buffer).unwrap().len(), 4);
         assert!(read_start(Path::new("/proc/self/nothing"), &mut buffer).is_err());
     }
 
