@@ -56,6 +56,10 @@ fn the_timeout_spares_the_monitors_own_group() {
 
 #[test]
 fn what_was_written_before_the_deadline_is_logged() {
+    // The original reads nothing after the deadline; whether it has read before is chance.
+    if compat_tests::differences::original().is_some() {
+        return;
+    }
     behaviour!(|| {
         let bench = Bench::new();
         bench.script("payload\nwait go\nlines 300 100\ntouch written\npause");

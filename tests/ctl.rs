@@ -271,3 +271,22 @@ fn a_reopen_that_fails_is_repeated_until_it_works() {
         assert_eq!(texts(&std::fs::read(&path).unwrap()), ["two"]);
     });
 }
+
+#[test]
+fn a_reopen_at_the_very_end_is_answered() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\nprint one\\n\nwait go\nexit 3");
+        let mut monitor = bench.podman().run();
+        monitor.report();
+        let pid = monitor.pid();
+        pid.signal(nix::sys::signal::Signal::SIGSTOP);
+        bench.touch("go");
+        deadline::until("the container's end", || (monitor.container().state() != Some('S')).then_some(()));
+        std::fs::rename(bench.log(), bench.path("moved")).unwrap();
+        bench.ctl("2 0 0\n");
+        pid.signal(nix::sys::signal::Signal::SIGCONT);
+        assert_eq!(monitor.finish_rest(), "3");
+        assert!(bench.log().exists());
+    });
+}

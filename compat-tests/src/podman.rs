@@ -90,7 +90,7 @@ runtime = "runc"
             let pid = self.inspect("c", "{{.State.ConmonPid}}").parse().unwrap();
             let monitor = Process(pid);
             let before = monitor.status("voluntary_ctxt_switches");
-            deadline::try_until(Duration::from_millis(200), || None::<()>);
+            deadline::try_until(Duration::from_millis(500), || None::<()>);
             (before == monitor.status("voluntary_ctxt_switches")).then_some(())
         });
     }

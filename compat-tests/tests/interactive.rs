@@ -18,11 +18,20 @@ const UNTIL_SIZE: &str = "until test \"$(stty size)\" = \"$1 $2\"; do sleep 0.02
 ///
 /// podman has its container told of a changed terminal when it attaches and when its own terminal changes, with a
 /// process that may come too late and then complains on the screen. Whether it does is chance.
+///
+/// `podman attach` may also leave before it has shown the last of what was typed, the `exit` that ends the shell: seen
+/// with either program. So that is no part of the screen; where it matters the log is compared.
 fn record(seen: &mut Transcript, name: &str, outcome: &Outcome) {
     let text = outcome.stdout_text();
     let screen = text.split("\x1b[31mERRO").next().unwrap_or_default();
+    let screen =
+        screen.rsplit_once("exit").filter(|(_, code)| is_code(code)).map_or(screen, |(shown, _)| shown);
     seen.add(&format!("{name}.code"), outcome.code.to_string());
     seen.add(&format!("{name}.screen"), screen.trim_end());
+}
+
+fn is_code(text: &str) -> bool {
+    text.trim().bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn attach(podman: &Podman) -> Pty {

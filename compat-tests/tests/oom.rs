@@ -425,11 +425,11 @@ fn v2_other_events_do_not_end_the_watch() {
     }
 }
 
-/// Waits for the end of what the monitor is doing.
+/// Waits for the end of what the monitor is doing. Ours gives its buffers back a quarter of a second after it fell quiet.
 fn come_to_rest(monitor: &Monitor<'_>) {
     until("the monitor to come to rest", || {
         let before = wakeups(monitor);
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(500));
         (before == wakeups(monitor)).then_some(())
     });
 }

@@ -30,7 +30,7 @@ use k8s::{K8s, Limits, Progress};
 use stamp::Stamp;
 
 /// What [`Log::finish`] waits for a destination that is full.
-const FINISH_TIME: Duration = Duration::from_secs(10);
+const FINISH_TIME: Duration = Duration::from_secs(1);
 
 /// A full destination that takes nothing for so long is not waited for any more at the end. One that is only slow is,
 /// so that the end of the output is not lost on a busy machine.

@@ -17,8 +17,9 @@ use crate::log::Stream;
 /// Reads of one stream in one turn, each as large as a pipe.
 const READS_PER_TURN: usize = 4;
 
-/// After the container's end, a log that lags behind what its pipes held holds the exit up no longer than this.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// After the container's end, a log that lags behind what its pipes held, but still takes some of it, holds the exit up
+/// no longer than this. podman waits five seconds for an exit file.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 pub(super) const BOTH: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
@@ -259,6 +260,8 @@ impl Monitor<'_> {
         }
         self.log.finish();
         self.close_streams();
+        // Who has asked for the log to be reopened waits for the new file, and CRI-O does so for ever.
+        self.on_control(Event::Ctl, Instant::now());
     }
 
     /// Whatever is written from now on has come too late.
