@@ -6,16 +6,25 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 
-use super::pace::Pace;
+use super::pace::{LONG_NAP, NAP, Pace};
 use crate::sys::mem::Mapping;
 
 /// What a default pipe holds, so that one read empties it.
 const READ_SIZE: usize = 64 * 1024;
 /// The longest unfinished line that the log leaves with us, and some room.
 const TAIL_SIZE: usize = 8 * 1024 + 64;
+
+/// What the pipe of a busy stream holds: with less, writer and reader mostly wait for each other. The kernel allocates
+/// what is used of it.
+const BUSY_PIPE: libc::c_int = 256 * 1024;
+/// Reads of at least this much, one after the other, before a stream counts as busy.
+const LARGE_READ: usize = READ_SIZE / 2;
+const BUSY_AFTER: u32 = 4;
 
 /// How much of a failing runtime's text is kept for the report.
 pub(super) const MESSAGE_SIZE: usize = 4096;
@@ -33,6 +42,17 @@ pub(super) enum Fill {
     End,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PipeSize {
+    Default,
+    /// It was this large, in bytes, before it was enlarged.
+    Enlarged {
+        before: libc::c_int,
+    },
+    /// It is no pipe, or the user's share of pipe memory is used up.
+    Fixed,
+}
+
 #[derive(Debug)]
 pub(super) struct Output {
     /// `None` once the last writer is gone.
@@ -46,6 +66,8 @@ pub(super) struct Output {
     /// What the last read brought.
     pub(super) last_read: usize,
     pub(super) pace: Pace,
+    large_reads: u32,
+    pipe: PipeSize,
     /// More than the first page of the buffer was used since [`Output::shed`].
     is_dirty: bool,
 }
@@ -65,6 +87,8 @@ impl Output {
             seen: 0,
             last_read: 0,
             pace: Pace::default(),
+            large_reads: 0,
+            pipe: if is_pty { PipeSize::Fixed } else { PipeSize::Default },
             is_dirty: false,
         })
     }
@@ -104,7 +128,38 @@ impl Output {
         self.len += read;
         self.last_read = read;
         self.is_dirty |= self.len > 4096;
+        self.large_reads = if read >= LARGE_READ { self.large_reads.saturating_add(1) } else { 0 };
+        if self.large_reads == BUSY_AFTER {
+            self.enlarge_pipe();
+        }
         Ok(if read == wanted || self.is_pty { Fill::More } else { Fill::Last })
+    }
+
+    /// The stream is busy.
+    pub(super) fn enlarge_pipe(&mut self) {
+        if let (PipeSize::Default, Some(source)) = (self.pipe, &self.source) {
+            let before = fcntl(source, FcntlArg::F_GETPIPE_SZ).unwrap_or(BUSY_PIPE);
+            let enlarged = before < BUSY_PIPE && fcntl(source, FcntlArg::F_SETPIPE_SZ(BUSY_PIPE)).is_ok();
+            self.pipe = if enlarged { PipeSize::Enlarged { before } } else { PipeSize::Fixed };
+            self.is_dirty |= enlarged;
+        }
+    }
+
+    /// How long to leave a writer of small pieces to itself.
+    pub(super) fn nap(&self) -> Duration {
+        match self.pipe {
+            PipeSize::Enlarged { .. } => LONG_NAP,
+            PipeSize::Default | PipeSize::Fixed => NAP,
+        }
+    }
+
+    fn restore_pipe(&mut self) {
+        if let (PipeSize::Enlarged { before }, Some(source)) = (self.pipe, &self.source) {
+            // Refused while it holds more than that; then it is busy still.
+            if fcntl(source, FcntlArg::F_SETPIPE_SZ(before)).is_ok() {
+                self.pipe = PipeSize::Default;
+            }
+        }
     }
 
     pub(super) fn held(&self) -> &[u8] {
@@ -149,6 +204,7 @@ impl Output {
         let sheds = self.is_dirty && self.len == 0;
         if sheds {
             self.buffer.discard();
+            self.restore_pipe();
             self.is_dirty = false;
         }
         sheds
@@ -196,5 +252,21 @@ mod tests {
         out.consume(READ_SIZE);
         assert_eq!(out.fill().unwrap(), Fill::Dry);
         assert!(out.shed() && !out.shed());
+    }
+
+    #[test]
+    fn the_pipe_of_a_busy_stream_is_larger_until_it_falls_quiet() {
+        let (mut out, write) = pipe();
+        let size = |write: &OwnedFd| fcntl(write, FcntlArg::F_GETPIPE_SZ).unwrap();
+        let before = size(&write);
+        for _ in 0..BUSY_AFTER {
+            assert_eq!((size(&write), out.nap()), (before, NAP));
+            nix::unistd::write(&write, &[b'x'; READ_SIZE]).unwrap();
+            assert_eq!(out.fill().unwrap(), Fill::More);
+            out.consume(READ_SIZE);
+        }
+        assert_eq!((size(&write), out.nap()), (BUSY_PIPE, LONG_NAP));
+        assert!(out.shed());
+        assert_eq!(size(&write), before);
     }
 }

@@ -16,8 +16,10 @@ const CLOSE: Duration = Duration::from_micros(100);
 /// Close small reads in a row before the next one is left to wait.
 const STREAK: u32 = 16;
 
-/// How long it is left. With the kernel's timer slack about 0.15 ms, in which a fast writer fills half a pipe.
+/// How long it is left, to which the kernel's timer slack adds some: a fast writer fills half a pipe meanwhile.
 pub(super) const NAP: Duration = Duration::from_micros(100);
+/// The same for a pipe that was enlarged.
+pub(super) const LONG_NAP: Duration = Duration::from_micros(300);
 
 #[derive(Debug, Default)]
 pub(super) struct Pace {

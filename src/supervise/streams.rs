@@ -8,7 +8,6 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use super::output::{Fill, MESSAGE_SIZE, Output};
-use super::pace::NAP;
 use super::{Event, Monitor, QUIET_AFTER, Turn};
 use crate::diag::warn;
 use crate::error::{Context, Result, strerror};
@@ -117,7 +116,8 @@ impl Monitor<'_> {
         {
             return Turn::Dry;
         }
-        std::thread::sleep(NAP);
+        output.enlarge_pipe();
+        std::thread::sleep(output.nap());
         Turn::More
     }
 
