@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use compat_tests::bench::CID;
-use compat_tests::{Bench, MonitorCommand, Watch, behaviour};
+use compat_tests::{Bench, MonitorCommand, Watch, behaviour, deadline};
 
 /// Runs `command` to its end; the monitor's exit status.
 fn end(command: MonitorCommand<'_>) -> Option<i32> {
@@ -143,5 +144,30 @@ fn a_failed_start_publishes_nothing() {
         bench.script("eprint no\nexit 1");
         end(bench.podman());
         assert!(bench.names("exits").is_empty() && bench.names("persist").is_empty());
+    });
+}
+
+/// A slow disk must not delay whoever waits for the exit.
+#[test]
+fn the_exit_is_published_before_the_log_is_synced() {
+    if !compat_tests::twin::installed(&["strace"]) {
+        return;
+    }
+    behaviour!(|| {
+        let bench = Bench::new();
+        let trace = bench.path("trace");
+        bench.script("payload\nprint text\\n\nexit 3");
+        let calls = "trace=fsync,fdatasync,rename,renameat,renameat2";
+        // -D: the monitor, not strace, is the driver's child.
+        let words = ["-D", "-f", "-o", trace.to_str().unwrap(), "-e", calls];
+        let (_, exit) = bench.podman().under(Path::new("/usr/bin/strace"), words).run().finish();
+        assert_eq!(exit, "3");
+        let synced = || {
+            let text = std::fs::read_to_string(&trace).ok()?;
+            text.contains("exited with 3").then_some(text)
+        };
+        let text = deadline::until("the end of the trace", synced);
+        let place = |what: &str| text.find(what).unwrap_or_else(|| panic!("no {what} in {text}"));
+        assert!(place("/exits/") < place("fsync("), "{text}");
     });
 }
