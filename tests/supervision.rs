@@ -158,7 +158,9 @@ fn the_timeout_kills_the_container() {
         monitor.report();
         let container = monitor.container();
         assert_eq!(bench.wait_exit_file(), "-1");
-        assert!(start.elapsed() >= Duration::from_millis(900), "too early");
+        // GLib rounds such timers, up to a quarter of a second down.
+        let least = if compat_tests::differences::original().is_some() { 740 } else { 1000 };
+        assert!(start.elapsed() >= Duration::from_millis(least), "too early");
         assert!(start.elapsed() < deadline::scaled(Duration::from_secs(4)), "too late");
         assert_eq!(monitor.wait().code, Some(255));
         deadline::until("the container to be dead", || (!container.alive()).then_some(()));

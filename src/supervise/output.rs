@@ -66,6 +66,8 @@ pub(super) struct Output {
     /// What the last read brought.
     pub(super) last_read: usize,
     pub(super) pace: Pace,
+    /// Registered with epoll, which is how it normally wakes the loop.
+    pub(super) is_watched: bool,
     large_reads: u32,
     pipe: PipeSize,
     /// More than the first page of the buffer was used since [`Output::shed`].
@@ -87,6 +89,7 @@ impl Output {
             seen: 0,
             last_read: 0,
             pace: Pace::default(),
+            is_watched: false,
             large_reads: 0,
             pipe: if is_pty { PipeSize::Fixed } else { PipeSize::Default },
             is_dirty: false,

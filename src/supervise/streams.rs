@@ -8,6 +8,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use super::output::{Fill, MESSAGE_SIZE, Output};
+use super::pace::NAP;
 use super::{Event, Monitor, QUIET_AFTER, Turn};
 use crate::diag::warn;
 use crate::error::{Context, Result, strerror};
@@ -43,12 +44,31 @@ impl Streams {
     }
 
     fn open(stream: Stream, end: OwnedFd, is_pty: bool, registry: &Registry) -> Result<Output> {
-        let output = Output::new(end, is_pty).context(|| "Failed to map a buffer".into())?;
+        let mut output = Output::new(end, is_pty).context(|| "Failed to map a buffer".into())?;
         if let Some(source) = output.source() {
             watch(registry, source, Event::Output(stream))
                 .context(|| "Failed to watch a stdio pipe".into())?;
         }
+        output.is_watched = true;
         Ok(output)
+    }
+
+    /// Waits for the stream again, which is reported at once if there is something to read. Returns whether it is, or
+    /// need not be, waited for.
+    fn rewatch(&mut self, stream: Stream, registry: &Registry) -> bool {
+        let Some(output) = self.get(stream).filter(|output| !output.is_watched) else { return true };
+        let watching =
+            output.source().map_or(Ok(()), |source| watch(registry, source, Event::Output(stream)));
+        output.is_watched = watching.is_ok();
+        output.is_watched
+    }
+
+    /// Does not wait for the stream: every write to a pipe that epoll watches costs the writer a call into epoll,
+    /// which is for nothing while the pipe is read by the clock.
+    fn unwatch(&mut self, stream: Stream, registry: &Registry) {
+        let Some(output) = self.get(stream).filter(|output| output.is_watched) else { return };
+        let unwatched = output.source().map(|fd| registry.deregister(&mut SourceFd(&fd.as_raw_fd())));
+        output.is_watched = !matches!(unwatched, Some(Ok(())));
     }
 
     /// The terminal is there: it is stdout from now on.
@@ -92,6 +112,16 @@ impl Monitor<'_> {
         if self.lifecycle.is_creating() {
             return self.hold_back(stream, now);
         }
+        let turn = self.read_on(stream, now);
+        if turn == Turn::Dry && !self.streams.rewatch(stream, self.poll.registry()) {
+            // The kernel has no memory for that now; until it has, the pipe is read by the clock.
+            std::thread::sleep(NAP);
+            return Turn::More;
+        }
+        turn
+    }
+
+    fn read_on(&mut self, stream: Stream, now: Instant) -> Turn {
         for _ in 0..READS_PER_TURN {
             if self.is_held(stream) {
                 // The log or a client takes no more for now: the pipe fills up, as if they held its other end.
@@ -117,7 +147,9 @@ impl Monitor<'_> {
             return Turn::Dry;
         }
         output.enlarge_pipe();
-        std::thread::sleep(output.nap());
+        let nap = output.nap();
+        self.streams.unwatch(stream, self.poll.registry());
+        std::thread::sleep(nap);
         Turn::More
     }
 
