@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -21,7 +21,7 @@ const TAIL_SIZE: usize = 8 * 1024 + 64;
 
 /// What the pipe of a busy stream holds: with less, writer and reader mostly wait for each other. The kernel allocates
 /// what is used of it.
-const BUSY_PIPE: libc::c_int = 256 * 1024;
+const BUSY_PIPE: libc::c_int = 512 * 1024;
 /// Reads of at least this much, one after the other, before a stream counts as busy.
 const LARGE_READ: usize = READ_SIZE / 2;
 const BUSY_AFTER: u32 = 4;
@@ -63,9 +63,9 @@ pub(super) struct Output {
     len: usize,
     /// `buffer[..seen]` was shown to attached clients already.
     seen: usize,
-    /// What the last read brought.
-    pub(super) last_read: usize,
-    pub(super) pace: Pace,
+    /// What was read since the pipe was last found empty.
+    pub(super) since_empty: usize,
+    pace: Pace,
     /// Registered with epoll, which is how it normally wakes the loop.
     pub(super) is_watched: bool,
     large_reads: u32,
@@ -87,7 +87,7 @@ impl Output {
             buffer,
             len: 0,
             seen: 0,
-            last_read: 0,
+            since_empty: 0,
             pace: Pace::default(),
             is_watched: false,
             large_reads: 0,
@@ -114,7 +114,6 @@ impl Output {
         let room = self.buffer.get_mut(self.len..).unwrap_or_default();
         let room = if room.len() > READ_SIZE { room.split_at_mut(READ_SIZE).0 } else { room };
         let wanted = room.len();
-        self.last_read = 0;
         let read = loop {
             match nix::unistd::read(source, room) {
                 Err(Errno::EINTR) => {}
@@ -129,7 +128,7 @@ impl Output {
             return Ok(Fill::End);
         }
         self.len += read;
-        self.last_read = read;
+        self.since_empty += read;
         self.is_dirty |= self.len > 4096;
         self.large_reads = if read >= LARGE_READ { self.large_reads.saturating_add(1) } else { 0 };
         if self.large_reads == BUSY_AFTER {
@@ -145,6 +144,19 @@ impl Output {
             let enlarged = before < BUSY_PIPE && fcntl(source, FcntlArg::F_SETPIPE_SZ(BUSY_PIPE)).is_ok();
             self.pipe = if enlarged { PipeSize::Enlarged { before } } else { PipeSize::Fixed };
             self.is_dirty |= enlarged;
+        }
+    }
+
+    /// The pipe is empty: whether to leave its writer to itself for [`Output::nap`] before the next read.
+    pub(super) fn naps(&mut self, now: Instant) -> bool {
+        let len = std::mem::take(&mut self.since_empty);
+        self.pace.naps_after(len, self.capacity(), now)
+    }
+
+    fn capacity(&self) -> usize {
+        match self.pipe {
+            PipeSize::Enlarged { .. } => BUSY_PIPE as usize,
+            PipeSize::Default | PipeSize::Fixed => READ_SIZE,
         }
     }
 

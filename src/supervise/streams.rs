@@ -140,10 +140,7 @@ impl Monitor<'_> {
     /// is attached, who may be waiting for an answer.
     fn pace(&mut self, stream: Stream, now: Instant) -> Turn {
         let Some(output) = self.streams.get(stream) else { return Turn::Dry };
-        if output.source().is_none()
-            || !output.pace.naps_after(output.last_read, now)
-            || self.attach.has_clients()
-        {
+        if output.source().is_none() || !output.naps(now) || self.attach.has_clients() {
             return Turn::Dry;
         }
         output.enlarge_pipe();
