@@ -248,7 +248,13 @@ impl Journald {
         self.tell_loss();
         while self.sent < self.entries.len() {
             match self.send_some() {
-                Ok(count) => self.sent += count,
+                Ok((count, offered)) => {
+                    self.sent += count;
+                    if count < offered {
+                        // Full. Asking on would get one entry in each time that the journal takes one out.
+                        return Err(io::ErrorKind::WouldBlock.into());
+                    }
+                }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
                     Some(libc::ECONNREFUSED | libc::ENOTCONN | libc::ECONNRESET | libc::EPIPE) => {
@@ -265,22 +271,23 @@ impl Journald {
         Ok(())
     }
 
-    /// One system call's worth; returns how many entries went out.
-    fn send_some(&self) -> io::Result<usize> {
+    /// One system call's worth; returns how many entries went out, of how many.
+    fn send_some(&self) -> io::Result<(usize, usize)> {
         let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
         let unsent = self.entries.get(self.sent..).unwrap_or_default();
         let small =
             unsent.iter().map(|entry| entry.range.clone()).take_while(|range| range.len() <= DATAGRAM_MAX);
         let sealed = || {
             let first = unsent.first().and_then(|entry| self.batch.get(entry.range.clone()));
-            send_sealed(socket.as_fd(), first.unwrap_or_default()).map(|()| 1)
+            send_sealed(socket.as_fd(), first.unwrap_or_default()).map(|()| (1, 1))
         };
-        if small.clone().next().is_none() {
+        let offered = small.clone().take(SEND_MAX).count();
+        if offered == 0 {
             return sealed();
         }
         match send_many(socket.as_fd(), &self.batch, small) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::ENOBUFS)) => sealed(),
-            sent => sent,
+            sent => sent.map(|count| (count, offered)),
         }
     }
 
