@@ -188,6 +188,17 @@ fn a_megabyte_of_words_and_failure() {
 }
 
 #[test]
+fn a_megabyte_without_a_line_end() {
+    behaviour!(|| {
+        let report = failure("ebytes 1000000\neprint the real cause\\n\nexit 1");
+        assert!(report.message().ends_with("xxxthe real cause\n"), "{}", report.text());
+        let bench = Bench::new();
+        bench.script("ebytes 1000000\nbytes 1000000\npayload\nexit 3");
+        assert_eq!(bench.podman().run().finish().1, "3");
+    });
+}
+
+#[test]
 fn a_megabyte_of_words_and_success() {
     behaviour!(|| {
         let bench = Bench::new();

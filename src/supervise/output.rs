@@ -15,7 +15,7 @@ use super::pace::{LONG_NAP, NAP, Pace};
 use crate::sys::mem::Mapping;
 
 /// What a default pipe holds, so that one read empties it.
-const READ_SIZE: usize = 64 * 1024;
+pub(super) const READ_SIZE: usize = 64 * 1024;
 /// The longest unfinished line that the log leaves with us, and some room.
 const TAIL_SIZE: usize = 8 * 1024 + 64;
 

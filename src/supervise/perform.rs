@@ -122,7 +122,7 @@ impl Monitor<'_> {
     /// conmon: `conmon.c:main`, where the runtime's status is looked at.
     fn report_failure(&mut self) {
         // What it said last may not have been read yet. None of it is the container's output: there is no container.
-        self.hold_back(Stream::Stderr, Instant::now());
+        self.read_last_words(Stream::Stderr, Instant::now());
         let text = self.streams.get(Stream::Stderr).map(|output| output.held().to_vec()).unwrap_or_default();
         self.close_streams();
         let message = if text.is_empty() { self.why_nothing_started() } else { text };

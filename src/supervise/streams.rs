@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
-use super::output::{Fill, MESSAGE_SIZE, Output};
+use super::output::{Fill, MESSAGE_SIZE, Output, READ_SIZE};
 use super::pace::NAP;
 use super::{Event, Monitor, QUIET_AFTER, Turn};
 use crate::diag::warn;
@@ -154,6 +154,17 @@ impl Monitor<'_> {
         Turn::More
     }
 
+    /// There is no container, and will not be: reads what the pipe holds at this moment, of which the end is kept. Not
+    /// more, because a child of the runtime may go on writing for ever.
+    pub(super) fn read_last_words(&mut self, stream: Stream, now: Instant) {
+        let waiting = self.streams.get(stream).map_or(0, |output| output.waiting());
+        for _ in 0..=waiting / READ_SIZE {
+            if self.hold_back(stream, now) == Turn::Dry {
+                return;
+            }
+        }
+    }
+
     /// One read, and everything that follows from it.
     fn pump(&mut self, stream: Stream, now: Instant) -> Turn {
         let Some(output) = self.streams.get(stream) else { return Turn::Dry };
@@ -196,7 +207,8 @@ impl Monitor<'_> {
                     return Turn::Dry;
                 }
                 let passed = output.held().len() - MESSAGE_SIZE;
-                self.deliver(stream, passed, true, now);
+                // Also the start of a line that has not ended: held back it would take the room for the next read.
+                self.deliver(stream, passed, false, now);
                 continue;
             }
             match output.fill() {
