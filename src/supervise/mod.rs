@@ -61,6 +61,10 @@ const EVENTS_AT_ONCE: usize = 32;
 /// Input bytes moved in one turn.
 const INPUT_BUDGET: usize = 256 * 1024;
 
+/// On cgroup v1 the event comes before the kill is counted. So the counter is looked at again this often, so many times.
+const OOM_INTERVAL: Duration = Duration::from_millis(50);
+const OOM_LOOKS: u32 = 40;
+
 /// A container that is quiet for so long costs no buffers.
 const QUIET_AFTER: Duration = Duration::from_millis(250);
 
@@ -93,6 +97,8 @@ pub struct Monitor<'a> {
     notify: Option<NotifyRelay>,
     /// `None` until the container runs, and where its memory is not accounted.
     oom: Option<OomWatch>,
+    /// How often to look again for a kill that the last event may have announced.
+    oom_looks: u32,
     /// What became of the `oom` files; `None`: none was due.
     oom_files: Option<OomFiles>,
     /// `None` until the pid is known, and where there is nothing to watch.
@@ -118,6 +124,8 @@ struct Deadlines {
     look: Option<Instant>,
     /// The next attempt to reopen the log.
     reopen: Option<Instant>,
+    /// The next look for a kill that is not counted yet.
+    oom: Option<Instant>,
     /// The buffers go back if nobody needs them until then.
     quiet: Option<Instant>,
 }
@@ -187,6 +195,7 @@ impl<'a> Monitor<'a> {
             controls,
             notify,
             oom: None,
+            oom_looks: 0,
             oom_files: None,
             container: None,
             exec_failure: Some(exec_failure),
@@ -276,7 +285,7 @@ impl<'a> Monitor<'a> {
             Event::Client => self.on_input(now),
             Event::Log => self.on_log_writable(now),
             Event::Notify => self.on_notify(),
-            Event::OutOfMemory => self.on_out_of_memory(),
+            Event::OutOfMemory => self.on_out_of_memory(now),
             Event::Ctl | Event::Winsz => self.on_control(event, now),
             Event::Console => self.on_console(now),
         }
@@ -313,11 +322,26 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    fn on_out_of_memory(&mut self) -> Turn {
-        if self.oom.as_mut().is_some_and(OomWatch::on_readable) {
+    fn on_out_of_memory(&mut self, now: Instant) -> Turn {
+        let was_killed = self.oom.as_mut().is_some_and(OomWatch::on_readable);
+        self.oom_looks = OOM_LOOKS;
+        self.decide_oom(was_killed, now);
+        Turn::Dry
+    }
+
+    fn look_again_for_oom(&mut self, now: Instant) {
+        let was_killed = self.oom.as_mut().is_some_and(OomWatch::look_again);
+        self.decide_oom(was_killed, now);
+    }
+
+    /// Reports a kill; where one may be about to be counted, looks again a little later, but not for ever.
+    fn decide_oom(&mut self, was_killed: bool, now: Instant) {
+        let is_undecided = !was_killed && self.oom.as_ref().is_some_and(OomWatch::is_undecided);
+        self.deadlines.oom = (is_undecided && self.oom_looks > 0).then(|| now + OOM_INTERVAL);
+        self.oom_looks = self.oom_looks.saturating_sub(1);
+        if was_killed {
             self.report_oom();
         }
-        Turn::Dry
     }
 
     fn report_oom(&mut self) {
@@ -384,6 +408,9 @@ impl<'a> Monitor<'a> {
         if is_due(&mut self.deadlines.reopen, now) && self.log.owes_reopen() {
             self.reopen_log(now);
         }
+        if is_due(&mut self.deadlines.oom, now) {
+            self.look_again_for_oom(now);
+        }
         if is_due(&mut self.deadlines.quiet, now) {
             self.streams.shed();
             self.log.shed();
@@ -412,8 +439,8 @@ impl<'a> Monitor<'a> {
 }
 
 impl Deadlines {
-    fn all(&self) -> [Option<Instant>; 5] {
-        [self.timeout, self.give_up, self.look, self.reopen, self.quiet]
+    fn all(&self) -> [Option<Instant>; 6] {
+        [self.timeout, self.give_up, self.look, self.reopen, self.oom, self.quiet]
     }
 }
 

@@ -52,6 +52,22 @@ impl OomWatch {
         }
     }
 
+    /// An event was seen and no kill yet: [`Self::look_again`] soon may find one.
+    pub fn is_undecided(&self) -> bool {
+        match self {
+            Self::V1(watch) => watch.is_undecided(),
+            Self::V2(_) => false,
+        }
+    }
+
+    /// Whether a kill was counted since the last look; as [`Self::on_readable`], but without an event.
+    pub fn look_again(&mut self) -> bool {
+        match self {
+            Self::V1(watch) => watch.look_again(),
+            Self::V2(watch) => watch.on_readable(),
+        }
+    }
+
     /// Undoes [`Self::register`]; call it before the watch is dropped.
     ///
     /// # Errors

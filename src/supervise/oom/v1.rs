@@ -111,6 +111,16 @@ impl Watch {
         }
     }
 
+    /// The event comes before the kernel has counted the kill: whether one may be about to be counted.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.unexplained.out_of_memory
+    }
+
+    pub(super) fn look_again(&mut self) -> bool {
+        let signals = self.take_signals();
+        self.judge(signals, read_control(&self.control))
+    }
+
     pub(super) fn final_check(&mut self) -> bool {
         let signals = self.take_signals();
         let control = read_control(&self.control);
