@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
 use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
@@ -23,7 +22,7 @@ use nix::unistd::mkdtemp;
 
 use super::control::WindowSize;
 use crate::diag;
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, strerror};
 use crate::sys;
 
 /// The longest path that runc can dial.
@@ -181,14 +180,9 @@ fn prepare(leader: BorrowedFd<'_>) {
         }
         Err(error) => diag::warn!("Failed to get console terminal settings: {}", error.desc()),
     }
-    if let Err(error) = set_nonblocking(leader) {
-        diag::warn!("Failed to make the console non-blocking: {}", error.desc());
+    if let Err(error) = sys::fd::set_nonblocking(leader) {
+        diag::warn!("Failed to make the console non-blocking: {}", strerror(&error));
     }
-}
-
-fn set_nonblocking(fd: BorrowedFd<'_>) -> nix::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
 }
 
 /// Gives the container's terminal, of which `leader` is the leader, the size `size`.
@@ -239,6 +233,7 @@ impl Drop for PrivateDir {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use std::io::{IoSlice, Read, Write};
     use std::os::fd::RawFd;
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};

@@ -10,6 +10,7 @@ pub mod console;
 pub mod control;
 mod event;
 mod lifecycle;
+mod memory;
 pub mod notify;
 pub mod oom;
 mod output;
@@ -49,7 +50,7 @@ use crate::diag::warn;
 use crate::error::{Context, Result, strerror};
 use crate::launch::stdio::MonitorEnds;
 use crate::log::Log;
-use crate::report::oom_files::{OomFiles, report_oom};
+use crate::report::oom_files::OomFiles;
 use crate::report::sync_pipe::SyncPipe;
 use crate::sys;
 use crate::sys::process::{ExecFailure, reap};
@@ -60,10 +61,6 @@ const EVENTS_AT_ONCE: usize = 32;
 
 /// Input bytes moved in one turn.
 const INPUT_BUDGET: usize = 256 * 1024;
-
-/// On cgroup v1 the event comes before the kill is counted. So the counter is looked at again this often, so many times.
-const OOM_INTERVAL: Duration = Duration::from_millis(50);
-const OOM_LOOKS: u32 = 40;
 
 /// A container that is quiet for so long costs no buffers.
 const QUIET_AFTER: Duration = Duration::from_millis(250);
@@ -319,43 +316,6 @@ impl<'a> Monitor<'a> {
         match self.notify.as_mut().map(NotifyRelay::on_readable) {
             Some(notify::Turn::More) => Turn::More,
             Some(notify::Turn::Drained) | None => Turn::Dry,
-        }
-    }
-
-    fn on_out_of_memory(&mut self, now: Instant) -> Turn {
-        let was_killed = self.oom.as_mut().is_some_and(OomWatch::on_readable);
-        self.oom_looks = OOM_LOOKS;
-        self.decide_oom(was_killed, now);
-        Turn::Dry
-    }
-
-    fn look_again_for_oom(&mut self, now: Instant) {
-        let was_killed = self.oom.as_mut().is_some_and(OomWatch::look_again);
-        self.decide_oom(was_killed, now);
-    }
-
-    /// Reports a kill; where one may be about to be counted, looks again a little later, but not for ever.
-    fn decide_oom(&mut self, was_killed: bool, now: Instant) {
-        let is_undecided = !was_killed && self.oom.as_ref().is_some_and(OomWatch::is_undecided);
-        self.deadlines.oom = (is_undecided && self.oom_looks > 0).then(|| now + OOM_INTERVAL);
-        self.oom_looks = self.oom_looks.saturating_sub(1);
-        if was_killed {
-            self.report_oom();
-        }
-    }
-
-    fn report_oom(&mut self) {
-        if self.oom_files != Some(OomFiles::Written) {
-            self.oom_files =
-                Some(report_oom(self.config.persist_dir.as_deref(), self.config.bundle.as_deref()));
-        }
-    }
-
-    /// The container is gone: what its last event did not tell, the counters may.
-    pub fn look_for_oom(&mut self) {
-        let was_killed = self.oom.as_mut().is_some_and(OomWatch::final_check);
-        if was_killed || self.oom_files == Some(OomFiles::Incomplete) {
-            self.report_oom();
         }
     }
 

@@ -6,7 +6,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::lifecycle::{Action, Input, Outcome};
-use super::oom::OomWatch;
 use super::streams::{BOTH, watch};
 use super::watch::{POLL_INTERVAL, Watch};
 use super::{Event, Monitor, QUIET_AFTER, Turn, pidfile, privileges};
@@ -106,16 +105,6 @@ impl Monitor<'_> {
             }
             // Gone already. If it was our child the lifecycle has its status, or reaping brings it.
             None => self.mark(Event::Container),
-        }
-    }
-
-    /// Best effort: a container without a watch runs as well.
-    fn watch_memory(&mut self, pid: Pid) {
-        self.oom = OomWatch::open(pid);
-        if let Some(Err(e)) =
-            self.oom.as_ref().map(|oom| oom.register(self.poll.registry(), Event::OutOfMemory.token()))
-        {
-            debug!("Failed to watch the container's memory: {}", strerror(&e));
         }
     }
 
