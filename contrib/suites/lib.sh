@@ -23,7 +23,8 @@ enter() {
     [ "$(id -u)" = 0 ] || fail "must be root"
     [ -z "${SUITE_INSIDE:-}" ] || return 0
     need unshare bats jq socat podman runc busybox
-    SUITE_WORK=$(mktemp -d "${TMPDIR:-/tmp}/suite.XXXXXX")
+    # Short, because podman takes no path of more than 50 characters for some of its directories.
+    SUITE_WORK=$(mktemp -d /tmp/s.XXXX)
     export SUITE_WORK SUITE_INSIDE=1
     local status=0
     unshare --mount --net --pid --fork --mount-proc --kill-child "$BASH" "$0" "$@" || status=$?
@@ -155,7 +156,7 @@ CONF
   ]
 }
 CONF
-    export TMPDIR=$SUITE_WORK/tmp BATS_TMPDIR=$SUITE_WORK/tmp
+    export TMPDIR=$SUITE_WORK/t BATS_TMPDIR=$SUITE_WORK/t
     mkdir -p "$TMPDIR"
     ip link set lo up
 }

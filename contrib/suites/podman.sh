@@ -29,6 +29,8 @@ make_test_image() {
     make_root "$root"
     # Debian's busybox is without some that Alpine's has.
     add_program printenv bin/printenv "$root"
+    add_program flock usr/bin/flock "$root"
+    ln -s busybox "$root/bin/busybox-extras"
     mkdir "$root/home/podman"
     echo "$tag" >"$root/home/podman/testimage-id"
     touch --date=@1600000000 "$root/home/podman/testimage-id"
@@ -97,6 +99,14 @@ CONF
     podman rmi -f "${others[@]}" >/dev/null
 }
 
+# Some tests use nc on this side, too.
+provide_nc() {
+    command -v nc >/dev/null && return
+    mkdir "$SUITE_WORK/nc"
+    ln -s "$(command -v busybox)" "$SUITE_WORK/nc/nc"
+    export PATH=$PATH:$SUITE_WORK/nc
+}
+
 # The tests of sd-notify begin by asking whether systemd runs, which they don't otherwise need.
 pretend_systemd() {
     mkdir -p "$SUITE_WORK/bin"
@@ -107,11 +117,15 @@ pretend_systemd() {
 
 use_extra
 configure_podman
+# crun, which tests with a configuration of their own get, refuses to run where version 1 and 2 of control groups are
+# both mounted.
+! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
 sed -i "s/^runtime = .*/runtime = \"${SUITE_RUNTIME:-runc}\"/" /etc/containers/containers.conf
 cp "$conmon" "$SUITE_WORK/conmon"
 replace "$SUITE_WORK/conmon" /usr/bin/conmon
 limit_runtime
 start_journal
+provide_nc
 image=quay.io/libpod
 others=("$image/testimage:$nonlocal" "$image/pause:3.5" "$image/fedora:31")
 make_test_image
