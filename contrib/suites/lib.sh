@@ -2,7 +2,8 @@
 #
 # Everything happens in namespaces of its own (mounts, processes, network): the suites use podman's and the journal's
 # usual paths, but find private directories there; the monitor under test lies on /usr/bin/conmon; and whatever the
-# tests leave running ends with the last process of this script. Nothing of the machine is changed.
+# tests leave running ends with the last process of this script. Nothing of the machine is changed; empty control groups
+# may stay behind.
 # shellcheck shell=bash
 SUITE_SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
