@@ -44,7 +44,7 @@ enter() {
 # static_checks DIRECTORY: what can be said about the packages without installing them.
 static_checks() {
     echo "== lintian"
-    lintian --no-tag-display-limit --fail-on error,warning "$1"/ferromon_*.changes
+    lintian --fail-on error,warning "$1"/ferromon_*.changes
     echo "== rpmlint"
     rpmlint --config contrib/rpm/rpmlint.toml "$1"/ferromon-*.rpm contrib/rpm/ferromon.spec
     echo "== manual page and completions"
