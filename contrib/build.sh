@@ -14,9 +14,10 @@ registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
 # The directory below it exists once something has been fetched, and flags must not change after the first build.
 [ -d "$registry" ] || [ -d vendor ] || "$cargo" fetch --locked --target "$host"
 
-flags="'--remap-path-prefix=$PWD/='"
-for crates in "$registry"/* vendor; do
-    [ ! -d "$crates" ] || flags="$flags, '--remap-path-prefix=$(realpath "$crates")=/crates'"
+here=$(pwd -P)
+flags="'--remap-path-prefix=$here/='"
+for crates in "$registry"/* "$here/vendor"; do
+    [ ! -d "$crates" ] || flags="$flags, '--remap-path-prefix=$crates=/crates'"
 done
 [ $# -gt 0 ] || set -- --bin conmon
 exec "$cargo" build --release --config "target.$host.rustflags=[$flags]" "$@"

@@ -97,6 +97,8 @@ install_packages() {
         want zsh zsh
         want fish fish
         want unshare util-linux
+        want python3 python3
+        want xz xz-utils
     fi
     if [ "$purpose" = test ]; then
         want python3 python3
