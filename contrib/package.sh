@@ -15,9 +15,6 @@ unset CARGO_TARGET_DIR MAKEFLAGS MAKELEVEL MAKEOVERRIDES
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-contrib/dist.sh "$work" >/dev/null
-tarball=$(echo "$work"/ferromon-*.tar.xz)
-name=$(basename "$tarball" .tar.xz)
 
 offline() {
     local way
@@ -49,7 +46,23 @@ rpm() {
     ls "$out"/ferromon-*.rpm
 }
 
+# needs COMMAND…
+needs() {
+    local command
+    for command; do
+        command -v "$command" >/dev/null || {
+            echo "package: there is no $command; contrib/setup.sh package installs what is needed" >&2
+            exit 1
+        }
+    done
+}
+
 case $kind in
-deb | rpm) $kind ;;
+deb) needs dpkg-buildpackage dh xz python3 ;;
+rpm) needs rpmbuild xz python3 ;;
 *) echo "usage: package.sh deb|rpm DIRECTORY" >&2; exit 2 ;;
 esac
+contrib/dist.sh "$work" >/dev/null
+tarball=$(echo "$work"/ferromon-*.tar.xz)
+name=$(basename "$tarball" .tar.xz)
+$kind
