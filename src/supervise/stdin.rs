@@ -35,7 +35,7 @@ pub struct Stdin {
     on_end: OnEnd,
     /// Read into by the attach socket, empty while nobody sends.
     packet: Vec<u8>,
-    /// Bytes of `packet` that wait for the container: `start..end`.
+    /// Bytes of `packet` that wait for the container: `len` of them from `start` on.
     start: usize,
     len: usize,
     token: Token,

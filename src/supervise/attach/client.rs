@@ -103,7 +103,7 @@ impl Client {
         self.queue.held(stream)
     }
 
-    /// Sends `bytes`, or queues what the client can't take now. `id` is the first byte of the packets.
+    /// Sends `bytes`, or queues what the client can't take now.
     pub(super) fn send(&mut self, stream: Stream, bytes: &[u8], registry: &Registry, stall: Stall) {
         if self.output == Side::Ended {
             return;

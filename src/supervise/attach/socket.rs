@@ -110,10 +110,6 @@ impl FileGuard {
     pub fn keep(mut self) {
         self.made = None;
     }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl Drop for FileGuard {
