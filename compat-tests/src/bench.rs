@@ -21,6 +21,7 @@ use crate::deadline;
 use crate::differences::{self, Broken};
 use crate::fifo::write_fifo;
 use crate::log::{LogLine, joined};
+use crate::monitor::Monitor;
 use crate::process::{self, Process};
 
 /// The container id that all command lines use; as long as a real one.
@@ -167,6 +168,18 @@ impl Bench {
     #[must_use]
     pub fn crio_exec(&self) -> MonitorCommand<'_> {
         MonitorCommand::crio_exec(self)
+    }
+
+    /// podman's monitor and its pid, with a container that has followed `payload`, then waits for the file `go`, and
+    /// exits with 3.
+    #[must_use]
+    pub fn started(&self, payload: &str) -> (Monitor<'_>, Process) {
+        self.script(&format!("payload\n{payload}\ntouch ready\nwait go\nexit 3"));
+        let mut monitor = self.podman().run();
+        monitor.report();
+        self.wait_file(&self.path("ready"));
+        let pid = monitor.pid();
+        (monitor, pid)
     }
 
     /// Sets what the exit command does (see [`MonitorCommand::exit_command`]); its `record` writes to `t/seen`.
