@@ -14,6 +14,7 @@ use nix::unistd::write;
 
 use crate::config::StdinPolicy;
 use crate::diag;
+use crate::error::strerror;
 
 /// Bytes of a packet that are kept; conmon cuts a longer one, too.
 pub const PACKET_MAX: usize = 32768;
@@ -186,7 +187,7 @@ impl Stdin {
     }
 
     fn give_up(&mut self, error: &io::Error, registry: &Registry) {
-        diag::warn!("Failed to wait for the container's stdin: {error}");
+        diag::warn!("Failed to wait for the container's stdin: {}", strerror(error));
         self.shut(registry);
     }
 

@@ -31,6 +31,7 @@ use self::slab::Slab;
 use super::event::Turn;
 use super::stdin::{Intake, Stdin};
 use crate::diag;
+use crate::error::strerror;
 use crate::log::Stream;
 use crate::sys;
 
@@ -168,7 +169,7 @@ impl Attach {
             Some(libc::EINTR | libc::ECONNABORTED) => Turn::More,
             _ => {
                 if self.accepting == Accepting::Yes {
-                    diag::warn!("Failed to accept client connection on attach socket: {error}");
+                    diag::warn!("Failed to accept client connection on attach socket: {}", strerror(error));
                 }
                 // An edge-triggered listener stays silent about those who wait already, so a timer asks again.
                 self.accepting = Accepting::PausedUntil(now + ACCEPT_PAUSE);

@@ -18,7 +18,8 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
 
-use crate::error::{Context, Result};
+use crate::diag::warn;
+use crate::error::{Context, Result, strerror};
 use crate::report::publish::within;
 
 const SOCKET_NAME: &str = "attach";
@@ -118,7 +119,7 @@ impl Drop for FileGuard {
             return;
         }
         if let Err(error) = remove_stale(&self.path) {
-            crate::diag::warn!("Failed to remove {}: {error}", self.path.display());
+            warn!("Failed to remove {}: {}", self.path.display(), strerror(&error));
         }
     }
 }
