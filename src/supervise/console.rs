@@ -24,9 +24,7 @@ use super::control::WindowSize;
 use crate::diag;
 use crate::error::{Context, Result, strerror};
 use crate::sys;
-
-/// The longest path that runc can dial.
-const ADDRESS_MAX: usize = 107;
+use crate::sys::socket::ADDRESS_MAX;
 
 const DIRECTORY_TEMPLATE: &str = "conmon-term.XXXXXX";
 const SOCKET_NAME: &str = "console";

@@ -131,12 +131,6 @@ impl Stdin {
         self.flush(registry);
     }
 
-    /// The container is gone, or its runtime failed: what waits has no reader any more.
-    pub fn shut(&mut self, registry: &Registry) {
-        self.close(registry);
-        self.discard();
-    }
-
     /// Gives the buffer back while nothing waits in it.
     pub fn shed(&mut self) {
         if self.len == 0 {
@@ -188,7 +182,8 @@ impl Stdin {
 
     fn give_up(&mut self, error: &io::Error, registry: &Registry) {
         diag::warn!("Failed to wait for the container's stdin: {}", strerror(error));
-        self.shut(registry);
+        self.close(registry);
+        self.discard();
     }
 
     fn disarm(&mut self, registry: &Registry) {

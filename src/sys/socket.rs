@@ -8,6 +8,9 @@ use std::ptr;
 
 use nix::sys::socket::{SockFlag, accept4};
 
+/// The longest path that an address of a unix socket holds, and that others can dial.
+pub const ADDRESS_MAX: usize = 107;
+
 /// Packets a single sendmmsg(2) carries; 8 of 8192 bytes are what a default pipe holds.
 const BATCH: usize = 8;
 

@@ -21,14 +21,12 @@ use nix::sys::stat::{Mode, fchmod};
 use crate::diag::warn;
 use crate::error::{Context, Result, strerror};
 use crate::report::publish::within;
+use crate::sys::socket::ADDRESS_MAX;
 
 const SOCKET_NAME: &str = "attach";
 
 /// Clients that wait to be accepted; the runtime may take its time, and 128 may come at once.
 const BACKLOG: i32 = 128;
-
-/// The longest path a unix socket address holds.
-const ADDRESS_MAX: usize = 107;
 
 /// A listening socket and the file that names it.
 #[derive(Debug)]
