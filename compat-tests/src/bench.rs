@@ -313,7 +313,9 @@ impl Drop for Bench {
                 let _ = kill(Pid::from_raw(process.0), Signal::SIGKILL);
             }
             self.reap();
-            left.is_empty().then_some(())
+            // One look can miss a process whose parent has forked it, and gone, since the list of processes was taken. The
+            // end of its start pipe has just set such a parent going.
+            (left.is_empty() && self.processes().is_empty()).then_some(())
         });
         self.reap();
         let removed = std::fs::remove_dir_all(&self.dir);
