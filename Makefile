@@ -93,7 +93,7 @@ test-vm: build
 fuzz:
 	contrib/fuzz.sh
 
-# Side by side with the installed conmon; options in BENCH, such as BENCH="--quick --only startup".
+# Side by side with the installed conmon; options in BENCH, such as BENCH="--quick --only start".
 bench:
 	contrib/bench/run.sh $(BENCH)
 

@@ -134,7 +134,7 @@ fn a_log_outside_the_allowed_directories_is_refused() {
         let command = rotating(&bench, &log, "2").option("--log-allowlist-dir", bench.path("allowed"));
         let monitor = command.run();
         assert_eq!(monitor.wait_parent().code, Some(1));
-        assert!(monitor.stderr().contains("log"), "{}", monitor.stderr());
+        assert!(monitor.stderr().contains("is outside --log-allowlist-dir"), "{}", monitor.stderr());
         assert!(!log.exists());
     });
 }
