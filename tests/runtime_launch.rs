@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::Command;
 
 use compat_tests::bench::{CID, built};
 use compat_tests::{Bench, MonitorCommand, Process, behaviour};
@@ -346,5 +347,22 @@ fn a_relative_runtime_keeps_its_name() {
         std::os::unix::fs::symlink(built("standin-runtime"), bench.path("rt")).unwrap();
         record(&bench, bench.podman().replace("-r", "./rt"));
         assert_eq!(bench.recorded_list("argv")[0], "./rt");
+    });
+}
+
+#[test]
+fn closed_standard_descriptors_are_not_taken_for_others() {
+    behaviour!(|| {
+        let plain = Bench::new();
+        let wrapper = plain.path("conmon");
+        // A shell writes it: a descriptor of ours, open for writing in a child forked meanwhile, would make it busy.
+        let script = format!("#!/bin/sh\nexec {} \"$@\" 0<&- 1>&- 2>&-\n", plain.program().display());
+        let write = ["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\"", text(&wrapper), &script];
+        assert!(Command::new("sh").args(write).status().unwrap().success());
+        let bench = Bench::with_program(&wrapper);
+        bench.script("payload\nprint out\\n\neprint err\\n\nexit 3");
+        bench.podman().run().finish();
+        assert_eq!(bench.wait_exit_file(), "3");
+        assert_eq!((bench.logged("stdout"), bench.logged("stderr")), (b"out\n".to_vec(), b"err\n".to_vec()));
     });
 }

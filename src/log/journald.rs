@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use memchr::memchr;
+use crate::sys::bytes;
 
 use super::Stream;
 use super::journal_record::{Fields, Priority};
@@ -177,7 +177,7 @@ impl Journald {
         let mut held = std::mem::take(&mut self.line(stream).text);
         let room = max.saturating_sub(held.len()).max(1);
         let window = rest.get(..room).unwrap_or(rest);
-        let (end, full) = match memchr(b'\n', window) {
+        let (end, full) = match bytes::find(b'\n', window) {
             Some(end) => (end + 1, true),
             None => (window.len(), false),
         };
