@@ -117,3 +117,21 @@ macro_rules! podman_twin {
         }
     }};
 }
+
+/// Runs one scenario of podman without root with both programs; the test's name comes from the function it stands in.
+#[macro_export]
+macro_rules! rootless_twin {
+    ($scenario:expr) => {{
+        fn here() {}
+        let name = ::std::any::type_name_of_val(&here).trim_end_matches("::here");
+        if $crate::twin::installed(&["podman", "runc", "conmon", "busybox", "setpriv", "newuidmap"]) {
+            $crate::twin::compare(name, |side, transcript| {
+                let Some(podman) = $crate::podman::Podman::rootless(side, transcript) else { return };
+                // Coerces the closure, so that its parameters need no types.
+                let scenario: fn(&$crate::podman::Podman, &mut $crate::transcript::Transcript) = $scenario;
+                scenario(&podman, transcript);
+                podman.finish();
+            });
+        }
+    }};
+}
