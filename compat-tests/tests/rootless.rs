@@ -8,17 +8,22 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use compat_tests::bench::built;
 use compat_tests::journal::Journal;
 use compat_tests::podman::{IMAGE, Podman};
+use compat_tests::runc::{Hierarchy, Runc, hierarchy};
 use compat_tests::session::{Input, Outcome, Session, run};
 use compat_tests::transcript::Transcript;
 use compat_tests::user::{self, UID};
-use compat_tests::{Process, rootless_twin, twin};
+use compat_tests::{
+    Bench, Monitor, MonitorCommand, Process, bench_twin, deadline, image, observe, rootless_twin, twin,
+};
+use nix::sys::signal::Signal;
 
 /// Ends with 7 when it is told to end; "up" tells that the trap is set.
 const TRAP: &str = "trap 'exit 7' TERM; echo up; echo err >&2; while :; do sleep 0.05; done";
@@ -319,5 +324,146 @@ impl Listener {
     fn messages(self) -> Vec<String> {
         drop(self.stop);
         self.thread.join().unwrap()
+    }
+}
+
+/// A monitor of an ordinary user in `bench`, without podman and namespaces: copies of the programs, because where they
+/// were built may be out of reach, and directories that are nobody else's.
+fn as_user<'b>(bench: &'b Bench, command: MonitorCommand<'b>) -> MonitorCommand<'b> {
+    let (monitor, runtime) = (bench.path("t/conmon"), bench.path("t/runtime"));
+    std::fs::copy(bench.program(), &monitor).unwrap();
+    std::fs::copy(built("standin-runtime"), &runtime).unwrap();
+    for directory in ["b", "exits", "persist", "s", "t", "x", "x/exit", "x/persist"] {
+        std::fs::set_permissions(bench.path(directory), std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    user::give(bench.dir());
+    command.program(monitor).replace("-r", runtime).under(&image::program("setpriv"), user::become_user())
+}
+
+/// The copies, and what the test and the stand-in leave.
+const NOT_THE_MONITORS: &[&str] = &["err", "out", "log", "t", "b/seen", "b/script", "x/spec"];
+
+fn ended(bench: &Bench, monitor: &Monitor<'_>, seen: &mut Transcript) {
+    observe::end(bench, monitor, NOT_THE_MONITORS, seen);
+    for directory in ["b", "exits", "persist", "s"] {
+        assert_eq!(user::not_the_users(&bench.path(directory)), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn without_podman_and_namespaces() {
+    bench_twin!(&["conmon", "setpriv"], |bench, seen| {
+        bench.script("record\npayload\nprint up\\n\necho\nwait go\nexit 5");
+        let command = as_user(bench, bench.podman().arg("-i")).args(observe::exit_command(bench));
+        let mut monitor = command.run();
+        assert_eq!(monitor.report().number("data"), i64::from(monitor.container().0));
+        let pid = monitor.pid();
+        for field in ["Uid", "CapEff", "NoNewPrivs"] {
+            seen.add(field, pid.status(field));
+        }
+        assert_eq!(pid.oom_score_adj(), Process(std::process::id().cast_signed()).oom_score_adj());
+        let client = monitor.attach();
+        client.send(b"hello\n");
+        assert!(client.read_until(2, "hello\n").ends_with("hello\n"));
+        bench.ctl("1 20 50\n");
+        std::fs::rename(bench.log(), bench.path("t/old.log")).unwrap();
+        bench.ctl("2 0 0\n");
+        deadline::until("the new log", || bench.log().exists().then_some(()));
+        client.half_close();
+        bench.touch("go");
+        assert_eq!(bench.wait_exit_file(), "5");
+        seen.add("runtime.oom", bench.recorded_text("oom"));
+        ended(bench, &monitor, seen);
+    });
+}
+
+#[test]
+fn without_podman_as_crio_would() {
+    bench_twin!(&["conmon", "setpriv"], |bench, seen| {
+        bench.script("payload\ntrap TERM 9\ntouch up\npause");
+        let mut monitor = as_user(bench, bench.crio()).run();
+        assert_eq!(monitor.report().number("pid"), i64::from(monitor.container().0));
+        bench.wait_file(&bench.path("up"));
+        // Passed on to the container, which has the same uid.
+        monitor.pid().signal(Signal::SIGTERM);
+        assert_eq!(bench.wait_exit_file(), "9");
+        ended(bench, &monitor, seen);
+    });
+}
+
+#[test]
+fn without_podman_killed_after_its_time() {
+    bench_twin!(&["conmon", "setpriv"], |bench, seen| {
+        bench.script("payload\nprint up\\n\npause");
+        let mut monitor = as_user(bench, bench.podman().args(["-T", "1"])).run();
+        monitor.report();
+        let code = bench.wait_exit_file();
+        seen.add("code", &code);
+        ended(bench, &monitor, seen);
+    });
+}
+
+/// On cgroup v1 a user's containers are in a cgroup with whatever else is there. Passes without a word on v2, where
+/// the counters tell no more of whose kill it was, and conmon counts them all.
+#[test]
+fn v1_a_kill_among_others_is_not_the_containers() {
+    if hierarchy() == Hierarchy::V2 {
+        return;
+    }
+    bench_twin!(&["conmon", "setpriv"], |bench, seen| {
+        let shared = Shared::new(bench);
+        bench.script("payload\nwait go\nexit 6");
+        let mut monitor = as_user(bench, bench.podman()).spawn();
+        shared.take(monitor.parent().0);
+        monitor.go();
+        monitor.report();
+        let before = shared.kills();
+        let mut eater = std::process::Command::new("sh");
+        let script = "echo $$ >\"$0\" && exec dd if=/dev/zero of=/dev/null bs=192M count=1";
+        eater.args(["-c", script]).arg(shared.0.join("cgroup.procs"));
+        assert_eq!(run(eater).code, 137);
+        assert!(shared.kills() > before);
+        bench.touch("go");
+        assert_eq!(bench.wait_exit_file(), "6");
+        let files = ["persist/oom", "b/oom", "oom"].map(|name| bench.path(name).exists());
+        assert_eq!(files, [false; 3]);
+        seen.add("oom files", format!("{files:?}"));
+        monitor.wait();
+        bench.expect_nothing_running();
+    });
+}
+
+/// A memory cgroup with a limit.
+struct Shared(PathBuf);
+
+impl Shared {
+    fn new(bench: &Bench) -> Self {
+        let path = Runc::memory_cgroup_of(bench);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("memory.limit_in_bytes"), (64 << 20).to_string()).unwrap();
+        // Absent where swap is not counted; then there is no swap that could help.
+        let _ = std::fs::write(path.join("memory.memsw.limit_in_bytes"), (64 << 20).to_string());
+        Self(path)
+    }
+
+    fn take(&self, pid: i32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    fn kills(&self) -> u64 {
+        let text = std::fs::read_to_string(self.0.join("memory.oom_control")).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // What is left of a test that failed goes elsewhere; the bench ends it.
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = std::fs::write("/sys/fs/cgroup/memory/cgroup.procs", pid);
+        }
+        let removed =
+            deadline::try_until(deadline::limit(), || std::fs::remove_dir(&self.0).is_ok().then_some(()));
+        assert!(removed.is_some() || std::thread::panicking(), "{} can't be removed", self.0.display());
     }
 }
