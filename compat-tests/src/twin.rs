@@ -63,7 +63,8 @@ pub fn original_program() -> PathBuf {
         .unwrap_or_else(|| panic!("no conmon to compare with; install it"))
 }
 
-fn our_program() -> PathBuf {
+/// Ours.
+pub fn our_program() -> PathBuf {
     let named = std::env::var_os("OURS_UNDER_TEST").filter(|path| !path.is_empty()).map(PathBuf::from);
     let path = named.unwrap_or_else(|| built("conmon"));
     path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}; build it first", path.display()))

@@ -66,8 +66,14 @@ impl User {
     /// `name`, to be run as this user.
     #[must_use]
     pub fn command(&self, name: &str) -> Command {
+        self.command_at(&program(name))
+    }
+
+    /// The program `path`, to be run as this user.
+    #[must_use]
+    pub fn command_at(&self, path: &Path) -> Command {
         let mut command = Command::new(program("setpriv"));
-        command.args(become_user()).arg(program(name));
+        command.args(become_user()).arg(path);
         command
     }
 }
