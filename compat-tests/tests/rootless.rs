@@ -365,7 +365,6 @@ fn without_podman_and_namespaces() {
         let client = monitor.attach();
         client.send(b"hello\n");
         assert!(client.read_until(2, "hello\n").ends_with("hello\n"));
-        bench.ctl("1 20 50\n");
         std::fs::rename(bench.log(), bench.path("t/old.log")).unwrap();
         bench.ctl("2 0 0\n");
         deadline::until("the new log", || bench.log().exists().then_some(()));
