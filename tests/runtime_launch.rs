@@ -207,16 +207,27 @@ fn signals_are_as_at_start_but_sigpipe_is_ignored() {
     behaviour!(|| {
         let bench = Bench::new();
         record(&bench, bench.podman());
-        let status = bench.recorded_text("status");
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
-            u64::from_str_radix(line, 16).unwrap()
-        };
-        assert_eq!(field("SigBlk:"), 0, "mask");
+        assert_eq!(signals(&bench, "SigBlk:"), 0, "mask");
         // The C library keeps 32 and 33 to itself, so this test can't make sure of them.
         let ordinary = (1 << 31) - 1;
-        assert_eq!(field("SigIgn:") & ordinary, 1 << (Signal::SIGPIPE as u64 - 1), "ignored");
+        assert_eq!(signals(&bench, "SigIgn:") & ordinary, 1 << (Signal::SIGPIPE as u64 - 1), "ignored");
     });
+}
+
+#[test]
+fn what_the_driver_blocks_the_runtime_does_too() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        record(&bench, bench.podman().blocking(Signal::SIGUSR1));
+        assert_eq!(signals(&bench, "SigBlk:"), 1 << (Signal::SIGUSR1 as u64 - 1));
+    });
+}
+
+/// The set of signals that the runtime's `/proc/self/status` has in the line `name`.
+fn signals(bench: &Bench, name: &str) -> u64 {
+    let status = bench.recorded_text("status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    u64::from_str_radix(line, 16).unwrap()
 }
 
 /// `MODE TARGET` of descriptor `fd` in the runtime.

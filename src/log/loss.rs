@@ -33,7 +33,8 @@ impl Loss {
         self.stdout == Count::default() && self.stderr == Count::default()
     }
 
-    pub fn count(&self, stream: Stream) -> Count {
+    #[cfg(test)]
+    pub(super) fn count(&self, stream: Stream) -> Count {
         match stream {
             Stream::Stdout => self.stdout,
             Stream::Stderr => self.stderr,

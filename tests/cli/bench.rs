@@ -15,6 +15,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use compat_tests::differences::{Version, original, version};
+
 use crate::rows::{Outcome, Row};
 
 /// Far beyond what any row takes, also on a busy machine.
@@ -23,9 +25,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
     Ours,
-    /// The original, with the first two numbers of its version.
+    /// The original, with its version.
     Conmon {
-        version: (u32, u32),
+        version: Version,
     },
 }
 
@@ -42,7 +44,7 @@ impl Bench {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let ours = || env!("CARGO_BIN_EXE_conmon").into();
-        let path = PathBuf::from(std::env::var_os("CONMON_UNDER_TEST").unwrap_or_else(ours));
+        let path = original().unwrap_or_else(ours);
         let name = format!("cli-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir(&dir).unwrap();
@@ -119,9 +121,7 @@ fn program(path: &Path) -> Program {
     if text.contains("ferromon") {
         return Program::Ours;
     }
-    let version = text.strip_prefix("conmon version ").unwrap();
-    let mut numbers = version.split('.').map(|number| number.parse().unwrap());
-    Program::Conmon { version: (numbers.next().unwrap(), numbers.next().unwrap()) }
+    Program::Conmon { version: version(path) }
 }
 
 fn wait(mut child: Child, what: &str) -> ExitStatus {

@@ -102,13 +102,6 @@ impl Watch {
         }
     }
 
-    pub(super) fn deregister(&self, registry: &Registry) -> io::Result<()> {
-        match &self.event {
-            Some(event) => registry.deregister(&mut SourceFd(&event.as_raw_fd())),
-            None => Ok(()),
-        }
-    }
-
     pub(super) fn on_readable(&mut self) -> bool {
         match self.take_signals() {
             0 => false,
