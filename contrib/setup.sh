@@ -115,6 +115,9 @@ install_packages() {
         want journalctl systemd
         want mkfs.ext4 e2fsprogs
         want prlimit util-linux
+        # podman without root.
+        want setpriv util-linux
+        want newuidmap uidmap
     fi
     [ ${#missing[@]} = 0 ] || apt "${missing[@]}"
 }
