@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -144,6 +145,22 @@ impl Journal {
         let only = "--output-fields=PRIORITY";
         let outcome = run(journalctl(&["--no-pager", "-o", "json", only, &container])).exits(0);
         outcome.stdout.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    /// Waits until there are `count` entries.
+    pub fn wait_for(&self, count: usize) {
+        self.until(&format!("{count} entries"), || self.count() == count);
+    }
+
+    /// Asks `condition` now and then: every look at the journal costs the time in which it could be written.
+    pub fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        deadline::until(what, || {
+            let met = condition();
+            if !met {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            met.then_some(())
+        });
     }
 
     /// The messages of the container as `cat` shows them; for many short lines of text.

@@ -7,9 +7,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::bench::fresh_directory;
 use crate::deadline;
 use crate::image::{self, program};
 use crate::observe;
@@ -21,6 +21,9 @@ use crate::twin::Side;
 /// The name of the image.
 pub const IMAGE: &str = "img";
 
+/// A function for scripts: waits for the file of that name in the shared directory.
+pub const WAIT: &str = "wait_for() { until test -e /shared/$1; do sleep 0.02; done; }";
+
 #[derive(Debug)]
 pub struct Podman {
     dir: PathBuf,
@@ -31,10 +34,7 @@ pub struct Podman {
 impl Podman {
     /// A fresh podman with [`IMAGE`], recording into `transcript` with its own directory masked.
     pub fn new(side: &Side, transcript: &mut Transcript) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("ferromon-podman-{}-{count}", std::process::id()));
-        fs::create_dir(&dir).unwrap();
+        let dir = fresh_directory("ferromon-podman");
         transcript.mask(dir.to_string_lossy(), "dir");
         let podman = Self { dir, conmon: side.program.clone(), ours: side.name == "ours" };
         podman.configure();
@@ -88,11 +88,27 @@ runtime = "runc"
     pub fn monitor_at_rest(&self) {
         self.until("the monitor to come to rest", || {
             let pid = self.inspect("c", "{{.State.ConmonPid}}").parse().unwrap();
-            let monitor = Process(pid);
-            let before = monitor.status("voluntary_ctxt_switches");
-            deadline::try_until(Duration::from_millis(500), || None::<()>);
-            (before == monitor.status("voluntary_ctxt_switches")).then_some(())
+            Process(pid).rests(Duration::from_millis(500)).then_some(())
         });
+    }
+
+    /// The option that gives the directory `shared` here to a container as `/shared`, where it and the test wait for each
+    /// other's files; see [`WAIT`].
+    pub fn shared(&self) -> String {
+        let shared = self.dir.join("shared");
+        fs::create_dir_all(&shared).unwrap();
+        format!("--volume={}:/shared", shared.display())
+    }
+
+    /// Makes a file in the shared directory.
+    pub fn touch(&self, name: &str) {
+        fs::write(self.dir.join("shared").join(name), "").unwrap();
+    }
+
+    /// Waits for a file that the container makes in the shared directory.
+    pub fn wait_for_file(&self, name: &str) {
+        let path = self.dir.join("shared").join(name);
+        self.until(name, || path.exists().then_some(()));
     }
 
     /// podman with its global options, without `--conmon`.
@@ -164,7 +180,7 @@ runtime = "runc"
 
     /// Asks `probe` until it has an answer. podman itself takes its time on a busy machine.
     pub fn until<T>(&self, what: &str, probe: impl FnMut() -> Option<T>) -> T {
-        deadline::try_until(deadline::scaled(Duration::from_secs(30)), probe)
+        deadline::try_until(deadline::scaled(Duration::from_secs(120)), probe)
             .unwrap_or_else(|| panic!("gave up waiting for {what}"))
     }
 
