@@ -157,14 +157,17 @@ fn a_full_disk_costs_whole_records_and_one_marker_tells_how_many() {
     behaviour!(|| {
         let bench = Bench::new();
         std::fs::create_dir(bench.path("disk")).unwrap();
-        bench.script(
-            "payload\nlines 2000 100\ntouch full\nwait go\nlines 100 100\ntouch over\nwait end\nexit 3",
-        );
+        // No more at once than a pipe holds, so that none is cut in the middle of a line.
+        let flood = "lines 200 100\ndrained\n".repeat(10);
+        bench.script(&format!(
+            "payload\nwait start\n{flood}touch full\nwait go\nlines 100 100\ntouch over\nwait end\nexit 3"
+        ));
         let command = bench.podman().replace("-l", format!("k8s-file:{}", bench.path("disk/log").display()));
         let mount = "mount -t tmpfs -o size=128k none \"$FERROMON_BENCH/disk\" && \
             head -c 65536 /dev/zero > \"$FERROMON_BENCH/disk/ballast\"";
         let mut monitor = after(&bench, mount, &command).run();
         monitor.report();
+        bench.touch("start");
         bench.wait_file(&bench.path("full"));
         monitor.wait_for_halt();
         let root = format!("/proc/{}/root{}", monitor.pid().0, bench.path("disk").display());

@@ -276,6 +276,10 @@ fn a_reopen_that_fails_is_repeated_until_it_works() {
 
 #[test]
 fn a_reopen_at_the_very_end_is_answered() {
+    // The original may come to the container's end first, and then nobody reads the request.
+    if compat_tests::differences::original().is_some() {
+        return;
+    }
     behaviour!(|| {
         let bench = Bench::new();
         bench.script("payload\nprint one\\n\nwait go\nexit 3");

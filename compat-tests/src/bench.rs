@@ -309,13 +309,20 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let gone = deadline::try_until(deadline::scaled(Duration::from_secs(10)), || {
-            let left = self.processes();
+        // One that was being started while the others were looked for is found by another look.
+        let mut looks = 0;
+        let gone = deadline::try_until(deadline::scaled(Duration::from_secs(60)), || {
+            let mut left = self.processes();
+            let own = std::process::id().cast_signed();
+            // What has not become its program yet does not carry the mark, but is a child of ours.
+            let started = self.seen.borrow().iter().copied().map(Process).collect::<Vec<_>>();
+            left.extend(started.into_iter().filter(|process| process.ppid() == own && process.alive()));
             for process in &left {
                 let _ = kill(Pid::from_raw(process.0), Signal::SIGKILL);
             }
             self.reap();
-            left.is_empty().then_some(())
+            looks = if left.is_empty() { looks + 1 } else { 0 };
+            (looks > 1).then_some(())
         });
         self.reap();
         let removed = std::fs::remove_dir_all(&self.dir);

@@ -126,7 +126,7 @@ impl Journal {
     /// All entries of the container so far, oldest first; what was sent before the call is among them.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
-        run(journalctl(&["--sync"])).exits(0);
+        Self::sync();
         let container = format!("CONTAINER_ID_FULL={CID}");
         let outcome = run(journalctl(&["--no-pager", "--all", "-o", "json", &container])).exits(0);
         outcome
@@ -140,11 +140,18 @@ impl Journal {
     /// How many entries the container has, without taking them apart.
     #[must_use]
     pub fn count(&self) -> usize {
-        run(journalctl(&["--sync"])).exits(0);
+        Self::sync();
         let container = format!("CONTAINER_ID_FULL={CID}");
         let only = "--output-fields=PRIORITY";
         let outcome = run(journalctl(&["--no-pager", "-o", "json", only, &container])).exits(0);
         outcome.stdout.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    /// Has everything written that was sent so far. A daemon that has just been started may not listen to this yet.
+    fn sync() {
+        deadline::until("the journal to be synced", || {
+            (run(journalctl(&["--sync"])).code == 0).then_some(())
+        });
     }
 
     /// Waits until there are `count` entries.
@@ -166,7 +173,7 @@ impl Journal {
     /// The messages of the container as `cat` shows them; for many short lines of text.
     #[must_use]
     pub fn messages(&self) -> Vec<String> {
-        run(journalctl(&["--sync"])).exits(0);
+        Self::sync();
         let container = format!("CONTAINER_ID_FULL={CID}");
         let outcome = run(journalctl(&["--no-pager", "--all", "-o", "cat", &container])).exits(0);
         outcome.stdout_text().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()

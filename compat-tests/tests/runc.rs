@@ -184,7 +184,6 @@ fn a_background_writer_outlives_process_1() {
         created(&mut monitor, "data", seen);
         runc.start();
         seen.add("exit", bench.wait_exit_file());
-        monitor.wait();
         bench.touch("rootfs/tmp/late");
         observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
     });
