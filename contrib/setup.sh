@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what building, the demo or the tests need: setup.sh build|demo|test
+# Installs what building, the demo or the tests need: setup.sh build|demo|test|package
 #
 # Only what is missing is installed, through apt-get, with sudo when we are not root. Nothing that is there is
 # removed or replaced. Where apt-get can't help, the script says what is missing and stops.
@@ -85,7 +85,23 @@ install_packages() {
         want runc runc
         want busybox busybox-static
     fi
+    if [ "$purpose" = package ]; then
+        want debootstrap debootstrap
+        want dpkg-buildpackage dpkg-dev
+        want dh debhelper
+        want lintian lintian
+        want rpmbuild rpm
+        want rpmlint rpmlint
+        want man man-db
+        want mandoc mandoc
+        want zsh zsh
+        want fish fish
+        want unshare util-linux
+        want python3 python3
+        want xz xz-utils
+    fi
     if [ "$purpose" = test ]; then
+        want python3 python3
         want podman podman
         # The original, to compare with; podman brings it along where it comes from the distribution.
         want conmon conmon
@@ -99,6 +115,9 @@ install_packages() {
         want journalctl systemd
         want mkfs.ext4 e2fsprogs
         want prlimit util-linux
+        # podman without root.
+        want setpriv util-linux
+        want newuidmap uidmap
     fi
     [ ${#missing[@]} = 0 ] || apt "${missing[@]}"
 }
@@ -113,8 +132,8 @@ check_busybox() {
 }
 
 case $purpose in
-build | demo | test) ;;
-*) fail "usage: setup.sh build|demo|test" ;;
+build | demo | test | package) ;;
+*) fail "usage: setup.sh build|demo|test|package" ;;
 esac
 install_packages
 check_busybox

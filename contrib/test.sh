@@ -48,9 +48,9 @@ is_static() {
     size "$binary"
 }
 
-build() { "$cargo" build --release --bin conmon && "$cargo" build --workspace --bins; }
+build() { contrib/build.sh && "$cargo" build --workspace --bins; }
 
-own_tests() { "$cargo" test -p ferromon --no-fail-fast; }
+own_tests() { "$cargo" test -p ferromon -p generate --no-fail-fast; }
 
 # Real containers need root; cargo starts each test program through this runner then.
 compat_tests() {
@@ -74,6 +74,7 @@ tests_on_original() {
 stage "formatting" "$cargo" fmt --all --check
 stage "clippy" lint
 stage "tests named in docs/" contrib/check-docs
+stage "packaging" contrib/check-packaging
 stage "build" build
 stage "static binary" is_static
 stage "unit tests and tests/" own_tests

@@ -91,7 +91,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
         goption::Scan::Help => return Ok(Parsed::Print(help::text(&table))),
         goption::Scan::Words(words) => words,
     };
-    let mut given = table
+    let mut given = table::table_for(&words)
         .try_get_matches_from(words)
         .map_err(|error| Error::usage(format!("option parsing failed: {error}")))?;
     if flag(&mut given, table::VERSION) {
@@ -155,7 +155,8 @@ fn collect(given: &mut ArgMatches) -> Args {
     }
 }
 
-// A name or type that the table does not have would read as "not given"; a test below checks every row.
+// clap knows the options of this line only, and a name it does not know is one that was not given. A name or type that
+// the table does not have would read the same; a test below checks every row.
 
 fn flag(given: &mut ArgMatches, name: &str) -> bool {
     given.try_remove_one(name).ok().flatten().unwrap_or(false)

@@ -17,7 +17,6 @@ pub mod sys;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::process::ExitCode;
 
 use nix::sys::stat::Mode;
 
@@ -29,8 +28,11 @@ use crate::launch::parent::Inherited;
 use crate::report::sync_pipe::{Key, SyncPipe};
 use crate::sys::scratch::HEAP;
 
+/// The exit status of a program that could not do what it was asked to.
+const FAILURE: u8 = 1;
+
 /// The program: runs the monitor on the `words` of its command line (without its own name) and chooses the exit status.
-pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
     let mut inherited = Inherited::take();
     // Whatever the driver's umask is: the modes of the files we make are part of the contract.
     nix::sys::stat::umask(Mode::from_bits_retain(0o022));
@@ -43,7 +45,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
                 SyncPipe::new(Some(pipe), Key::guess(&words)).report(-1, error.to_string().as_bytes());
             }
             print_error(&error);
-            ExitCode::FAILURE
+            FAILURE
         }
     }
 }
@@ -58,10 +60,10 @@ fn print_error(error: &Error) {
     }
 }
 
-fn run(words: &[OsString], inherited: &mut Inherited) -> Result<ExitCode> {
+fn run(words: &[OsString], inherited: &mut Inherited) -> Result<u8> {
     match read_config(words)? {
         Some(config) => supervise(&config, inherited),
-        None => Ok(ExitCode::SUCCESS),
+        None => Ok(0),
     }
 }
 
@@ -76,7 +78,8 @@ fn read_config(words: &[OsString]) -> Result<Option<Config>> {
     let args = match parsed? {
         Parsed::Print(text) => {
             // A reader that has gone, as in `conmon --help | head -1`, is no error.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            let mut stdout = std::io::stdout();
+            let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
             return Ok(None);
         }
         Parsed::Run(args) => (*args).clone(),
@@ -86,18 +89,18 @@ fn read_config(words: &[OsString]) -> Result<Option<Config>> {
     Config::try_from(args).map(Some)
 }
 
-fn supervise(config: &Config, inherited: &mut Inherited) -> Result<ExitCode> {
+fn supervise(config: &Config, inherited: &mut Inherited) -> Result<u8> {
     let log = log::Log::open(&config.log, &config.identity())?;
     config.log.check_tags()?;
     match launch::launch(config, log, inherited)? {
-        Role::Parent(Ok(())) => Ok(ExitCode::SUCCESS),
+        Role::Parent(Ok(())) => Ok(0),
         Role::Parent(Err(error)) => {
             print_error(&error);
-            Ok(ExitCode::FAILURE)
+            Ok(FAILURE)
         }
         Role::Monitor(mut launched) => {
             let outcome = launched.monitor.run();
-            Ok(report::finish(config, outcome, *launched, std::mem::take(inherited)).into())
+            Ok(report::finish(config, outcome, *launched, std::mem::take(inherited)))
         }
     }
 }

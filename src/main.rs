@@ -1,7 +1,21 @@
-//! The process: run the monitor, print what it could not report elsewhere, choose the exit status.
+//! The process: run the monitor and exit with the status it chooses.
+//!
+//! C's entry point in place of std's. What std does before its `main` (a handler for stack overflows with a stack of its
+//! own, for which it reads /proc/self/maps) is a seventh of a start-up's instructions and four pages for as long as the
+//! container runs, and a monitor has one thread and no recursion. The parts that are needed are in [`sys::process`].
 
-use std::process::ExitCode;
+#![no_main]
 
-fn main() -> ExitCode {
-    ferromon::main(std::env::args_os().skip(1))
+use std::ffi::c_int;
+
+use ferromon::sys;
+
+// The name is the C library's for the program's start; nothing else in the program has it.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> c_int {
+    sys::process::enter();
+    let status = ferromon::main(std::env::args_os().skip(1));
+    // Nothing is left to flush, so no handler of the C library has to be run for it.
+    sys::process::leave(status.into())
 }

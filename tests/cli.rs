@@ -1,6 +1,6 @@
 //! Every recorded invocation of `data/cli-cases.jsonl`, run on the built program.
 //!
-//! The rows were recorded from conmon 2.2.1 (contract 4.6). Where we differ on purpose, `cli/differences.rs` says
+//! The rows were recorded from conmon 2.2.1 (contract 4.2). Where we differ on purpose, `cli/differences.rs` says
 //! how and why, and an entry that no longer differs fails. With `CONMON_UNDER_TEST=/path/to/conmon` the rows run
 //! on that program instead, which shows that they test conmon's behaviour and not ours.
 
@@ -49,8 +49,8 @@ fn check(wanted: fn(&Outcome) -> bool) {
         let known = OURS.iter().find(|known| known.rows.contains(&row.what.as_str()));
         let (expected, why) = match (bench.program(), known) {
             (Program::Ours, Some(difference)) => (difference.applied(&recorded), difference.why),
-            (Program::Conmon { version }, _) if version < (2, 2) => {
-                (in_older_conmon(&row, &recorded), "conmon before 2.2")
+            (Program::Conmon { version }, _) if version < (2, 2, 0) => {
+                (in_older_conmon(&row, &recorded, version), "conmon before 2.2")
             }
             (Program::Ours | Program::Conmon { .. }, _) => (recorded, "as recorded"),
         };

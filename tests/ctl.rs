@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use compat_tests::fifo::unread_in_fifo;
@@ -201,20 +202,26 @@ fn after_a_reopen_the_log_is_still_appended_to() {
     });
 }
 
+/// Asks for the log to be reopened while its directory is away. The container prints `two` on `go`.
+fn reopen_in_vain<'b>(bench: &'b Bench, log: &Path) -> Monitor<'b> {
+    std::fs::create_dir(bench.path("logs")).unwrap();
+    bench.script("payload\nprint one\\n\nwait go\nprint two\\n\nexit 3");
+    let mut monitor = bench.podman().replace("-l", format!("k8s-file:{}", log.display())).run();
+    monitor.report();
+    deadline::until("the line", || (texts(&bench.log_bytes(log)) == ["one"]).then_some(()));
+    std::fs::rename(bench.path("logs"), bench.path("elsewhere")).unwrap();
+    bench.ctl("2 0 0\n");
+    let pid = monitor.pid();
+    deadline::holds("the monitor lives", Duration::from_millis(100), || pid.alive());
+    monitor
+}
+
 #[test]
 fn a_reopen_that_fails_does_not_end_the_monitor() {
     behaviour!(|| {
         let bench = Bench::new();
-        std::fs::create_dir(bench.path("logs")).unwrap();
         let path = bench.path("logs/ctr.log");
-        bench.script("payload\nprint one\\n\nwait go\nprint two\\n\nexit 3");
-        let mut monitor = bench.podman().replace("-l", format!("k8s-file:{}", path.display())).run();
-        monitor.report();
-        deadline::until("the line", || (texts(&bench.log_bytes(&path)) == ["one"]).then_some(()));
-        std::fs::rename(bench.path("logs"), bench.path("elsewhere")).unwrap();
-        bench.ctl("2 0 0\n");
-        let pid = monitor.pid();
-        deadline::holds("the monitor lives", Duration::from_millis(100), || pid.alive());
+        let monitor = reopen_in_vain(&bench, &path);
         bench.touch("go");
         assert_eq!(monitor.finish_rest(), "3");
         let kept = std::fs::read(bench.path("elsewhere/ctr.log")).unwrap();
@@ -255,16 +262,8 @@ fn reopen_resets_the_size_limit() {
 fn a_reopen_that_fails_is_repeated_until_it_works() {
     behaviour!(|| {
         let bench = Bench::new();
-        std::fs::create_dir(bench.path("logs")).unwrap();
         let path = bench.path("logs/ctr.log");
-        bench.script("payload\nprint one\\n\nwait go\nprint two\\n\nexit 3");
-        let mut monitor = bench.podman().replace("-l", format!("k8s-file:{}", path.display())).run();
-        monitor.report();
-        deadline::until("the line", || (texts(&bench.log_bytes(&path)) == ["one"]).then_some(()));
-        std::fs::rename(bench.path("logs"), bench.path("elsewhere")).unwrap();
-        bench.ctl("2 0 0\n");
-        let pid = monitor.pid();
-        deadline::holds("the monitor lives", Duration::from_millis(100), || pid.alive());
+        let monitor = reopen_in_vain(&bench, &path);
         std::fs::create_dir(bench.path("logs")).unwrap();
         // The container is silent meanwhile, and whoever asked waits for the file.
         deadline::until("the new file", || path.exists().then_some(()));

@@ -106,6 +106,25 @@ fn a_reopen_after_a_rename_leaves_the_old_file_where_it_is() {
     });
 }
 
+/// Without a limit it is only the request that rotates.
+#[test]
+fn a_reopen_without_a_rename_rotates() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let log = folder(&bench);
+        bench.script("payload\nprint before\\n\nwait go\nprint after\\n\nexit 3");
+        let command = bench.podman().replace("-l", format!("k8s-file:{}", log.display()));
+        let mut monitor = command.args(["--log-rotate", "--log-max-files", "2"]).run();
+        monitor.report();
+        deadline::until("the first record", || (letters(&log) == "b").then_some(()));
+        bench.ctl("2 1 1\n");
+        deadline::until("the old log", || bench.path("l/log.1").exists().then_some(()));
+        bench.touch("go");
+        assert_eq!(monitor.finish_rest(), "3");
+        assert_eq!(logs(&bench), ["log a", "log.1 b"]);
+    });
+}
+
 #[test]
 fn a_log_outside_the_allowed_directories_is_refused() {
     behaviour!(|| {
@@ -115,7 +134,7 @@ fn a_log_outside_the_allowed_directories_is_refused() {
         let command = rotating(&bench, &log, "2").option("--log-allowlist-dir", bench.path("allowed"));
         let monitor = command.run();
         assert_eq!(monitor.wait_parent().code, Some(1));
-        assert!(monitor.stderr().contains("log"), "{}", monitor.stderr());
+        assert!(monitor.stderr().contains("is outside --log-allowlist-dir"), "{}", monitor.stderr());
         assert!(!log.exists());
     });
 }
@@ -126,6 +145,18 @@ fn a_log_inside_an_allowed_directory_is_rotated() {
         let bench = Bench::new();
         let log = folder(&bench);
         run(&bench, rotating(&bench, &log, "2").option("--log-allowlist-dir", bench.path("l")));
+        assert_eq!(logs(&bench), ["log e", "log.1 d", "log.2 c"]);
+    });
+}
+
+#[test]
+fn of_several_allowed_directories_one_is_enough() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let log = folder(&bench);
+        std::fs::create_dir(bench.path("other")).unwrap();
+        let command = rotating(&bench, &log, "2").option("--log-allowlist-dir", bench.path("other"));
+        run(&bench, command.option("--log-allowlist-dir", bench.path("l")));
         assert_eq!(logs(&bench), ["log e", "log.1 d", "log.2 c"]);
     });
 }

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::Command;
 
 use compat_tests::bench::{CID, built};
 use compat_tests::{Bench, MonitorCommand, Process, behaviour};
@@ -207,16 +208,27 @@ fn signals_are_as_at_start_but_sigpipe_is_ignored() {
     behaviour!(|| {
         let bench = Bench::new();
         record(&bench, bench.podman());
-        let status = bench.recorded_text("status");
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
-            u64::from_str_radix(line, 16).unwrap()
-        };
-        assert_eq!(field("SigBlk:"), 0, "mask");
+        assert_eq!(signals(&bench, "SigBlk:"), 0, "mask");
         // The C library keeps 32 and 33 to itself, so this test can't make sure of them.
         let ordinary = (1 << 31) - 1;
-        assert_eq!(field("SigIgn:") & ordinary, 1 << (Signal::SIGPIPE as u64 - 1), "ignored");
+        assert_eq!(signals(&bench, "SigIgn:") & ordinary, 1 << (Signal::SIGPIPE as u64 - 1), "ignored");
     });
+}
+
+#[test]
+fn what_the_driver_blocks_the_runtime_does_too() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        record(&bench, bench.podman().blocking(Signal::SIGUSR1));
+        assert_eq!(signals(&bench, "SigBlk:"), 1 << (Signal::SIGUSR1 as u64 - 1));
+    });
+}
+
+/// The set of signals that the runtime's `/proc/self/status` has in the line `name`.
+fn signals(bench: &Bench, name: &str) -> u64 {
+    let status = bench.recorded_text("status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    u64::from_str_radix(line, 16).unwrap()
 }
 
 /// `MODE TARGET` of descriptor `fd` in the runtime.
@@ -335,5 +347,22 @@ fn a_relative_runtime_keeps_its_name() {
         std::os::unix::fs::symlink(built("standin-runtime"), bench.path("rt")).unwrap();
         record(&bench, bench.podman().replace("-r", "./rt"));
         assert_eq!(bench.recorded_list("argv")[0], "./rt");
+    });
+}
+
+#[test]
+fn closed_standard_descriptors_are_not_taken_for_others() {
+    behaviour!(|| {
+        let plain = Bench::new();
+        let wrapper = plain.path("conmon");
+        // A shell writes it: a descriptor of ours, open for writing in a child forked meanwhile, would make it busy.
+        let script = format!("#!/bin/sh\nexec {} \"$@\" 0<&- 1>&- 2>&-\n", plain.program().display());
+        let write = ["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\"", text(&wrapper), &script];
+        assert!(Command::new("sh").args(write).status().unwrap().success());
+        let bench = Bench::with_program(&wrapper);
+        bench.script("payload\nprint out\\n\neprint err\\n\nexit 3");
+        bench.podman().run().finish();
+        assert_eq!(bench.wait_exit_file(), "3");
+        assert_eq!((bench.logged("stdout"), bench.logged("stderr")), (b"out\n".to_vec(), b"err\n".to_vec()));
     });
 }

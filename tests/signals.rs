@@ -4,18 +4,8 @@
 
 use std::time::Duration;
 
-use compat_tests::{Bench, Monitor, Process, behaviour, deadline};
+use compat_tests::{Bench, Process, behaviour, deadline};
 use nix::sys::signal::Signal;
-
-/// A monitor with a container that runs until the file `go` is there.
-fn running<'b>(bench: &'b Bench, payload: &str) -> (Monitor<'b>, Process) {
-    bench.script(&format!("payload\n{payload}\ntouch ready\nwait go\nexit 3"));
-    let mut monitor = bench.podman().run();
-    monitor.report();
-    bench.wait_file(&bench.path("ready"));
-    let pid = monitor.pid();
-    (monitor, pid)
-}
 
 #[test]
 fn term_int_and_quit_go_to_the_container() {
@@ -23,7 +13,7 @@ fn term_int_and_quit_go_to_the_container() {
         for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGINT, "INT"), (Signal::SIGQUIT, "QUIT")]
         {
             let bench = Bench::new();
-            let (monitor, pid) = running(&bench, &format!("trap {name} 42"));
+            let (monitor, pid) = bench.started(&format!("trap {name} 42"));
             pid.signal(signal);
             assert_eq!(monitor.finish_rest(), "42", "{name}");
         }
@@ -34,7 +24,7 @@ fn term_int_and_quit_go_to_the_container() {
 fn a_container_that_ignores_term_goes_on() {
     behaviour!(|| {
         let bench = Bench::new();
-        let (monitor, pid) = running(&bench, "ignore TERM");
+        let (monitor, pid) = bench.started("ignore TERM");
         for _ in 0..3 {
             pid.signal(Signal::SIGTERM);
         }
@@ -86,7 +76,7 @@ fn hup_usr2_and_alrm_change_nothing() {
 
 fn survives(signals: &[Signal]) {
     let bench = Bench::new();
-    let (monitor, pid) = running(&bench, "");
+    let (monitor, pid) = bench.started("");
     for signal in signals {
         pid.signal(*signal);
         deadline::holds("the monitor lives", Duration::from_millis(30), || pid.alive());
@@ -113,7 +103,7 @@ fn a_killed_monitor_takes_the_runtime_along() {
 fn a_stopped_container_is_not_an_ended_one() {
     behaviour!(|| {
         let bench = Bench::new();
-        let (monitor, pid) = running(&bench, "");
+        let (monitor, pid) = bench.started("");
         let container = monitor.container();
         container.signal(Signal::SIGSTOP);
         deadline::until("the container to stop", || (container.state() == Some('T')).then_some(()));

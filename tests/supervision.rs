@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use compat_tests::{Bench, Kind, Monitor, Process, behaviour, deadline};
+use compat_tests::{Bench, Kind, behaviour, deadline};
 
 /// The exit file of a container that follows `payload`, and the monitor's own exit status.
 fn exit_of(payload: &str) -> (String, Option<i32>) {
@@ -136,16 +136,6 @@ fn orphans_of_the_container_are_reaped() {
         bench.touch("go");
         assert_eq!(monitor.finish_rest(), "3");
     });
-}
-
-/// A monitor with a container that runs until the file `go` is there.
-fn running<'b>(bench: &'b Bench, payload: &str) -> (Monitor<'b>, Process) {
-    bench.script(&format!("payload\n{payload}\ntouch ready\nwait go\nexit 3"));
-    let mut monitor = bench.podman().run();
-    monitor.report();
-    bench.wait_file(&bench.path("ready"));
-    let pid = monitor.pid();
-    (monitor, pid)
 }
 
 #[test]
@@ -310,7 +300,7 @@ fn the_monitor_keeps_name_arguments_environment_and_directory() {
 fn the_monitor_has_one_thread_and_uses_no_time_while_idle() {
     behaviour!(|| {
         let bench = Bench::new();
-        let (monitor, pid) = running(&bench, "print hello\\n");
+        let (monitor, pid) = bench.started("print hello\\n");
         assert_eq!(pid.threads(), 1);
         pid.expect_idle();
         bench.touch("go");

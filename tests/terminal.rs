@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use compat_tests::{AttachClient, Bench, Monitor, MonitorCommand, behaviour, deadline};
 
@@ -217,6 +218,44 @@ fn a_resize_reaches_the_terminal() {
         wait_size(&bench, "size", "33 101");
         bench.ctl("1 25 81\n");
         wait_size(&bench, "size", "25 81");
+        monitor.container().signal(nix::sys::signal::Signal::SIGKILL);
+        monitor.finish_rest();
+    });
+}
+
+/// Each line by itself, because conmon drops the rest of what it has read with a bad one.
+#[test]
+fn what_is_no_resize_leaves_the_terminal_alone() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let monitor = running(&bench, &"winsize size\nsleep 10\n".repeat(1000));
+        wait_size(&bench, "size", "0 0");
+        let too_long = format!("1 2 2 {:#<300}", "");
+        for line in [
+            "1",
+            "1 2",
+            "1 -1 -1",
+            "1 10.5 20.3",
+            "1 0x10 0x20",
+            "1 100000 100000",
+            "1 1001 1000",
+            "1 1000 1001",
+            "resize",
+            "999",
+            "999 2 2",
+            &too_long,
+        ] {
+            bench.ctl(&format!("{line}\n"));
+            let unchanged =
+                || std::fs::read_to_string(bench.path("size")).is_ok_and(|size| matches!(&*size, "" | "0 0"));
+            deadline::holds(line, Duration::from_millis(50), unchanged);
+        }
+        for (line, expected) in
+            [("1 2 2 3\n", "2 2"), ("1 0010 0020\n", "10 20"), ("1 1000 1000\n", "1000 1000")]
+        {
+            bench.ctl(line);
+            wait_size(&bench, "size", expected);
+        }
         monitor.container().signal(nix::sys::signal::Signal::SIGKILL);
         monitor.finish_rest();
     });

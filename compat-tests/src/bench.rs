@@ -21,6 +21,7 @@ use crate::deadline;
 use crate::differences::{self, Broken};
 use crate::fifo::write_fifo;
 use crate::log::{LogLine, joined};
+use crate::monitor::Monitor;
 use crate::process::{self, Process};
 
 /// The container id that all command lines use; as long as a real one.
@@ -168,6 +169,18 @@ impl Bench {
         MonitorCommand::crio_exec(self)
     }
 
+    /// podman's monitor and its pid, with a container that has followed `payload`, then waits for the file `go`, and
+    /// exits with 3.
+    #[must_use]
+    pub fn started(&self, payload: &str) -> (Monitor<'_>, Process) {
+        self.script(&format!("payload\n{payload}\ntouch ready\nwait go\nexit 3"));
+        let mut monitor = self.podman().run();
+        monitor.report();
+        self.wait_file(&self.path("ready"));
+        let pid = monitor.pid();
+        (monitor, pid)
+    }
+
     /// Sets what the exit command does (see [`MonitorCommand::exit_command`]); its `record` writes to `t/seen`.
     pub fn exit_script(&self, text: &str) {
         std::fs::write(self.path("t/script"), text).expect("script");
@@ -309,7 +322,6 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        // One that was being started while the others were looked for is found by another look.
         let mut looks = 0;
         let gone = deadline::try_until(deadline::scaled(Duration::from_secs(60)), || {
             let mut left = self.processes();
@@ -321,6 +333,8 @@ impl Drop for Bench {
                 let _ = kill(Pid::from_raw(process.0), Signal::SIGKILL);
             }
             self.reap();
+            // One look can miss a process whose parent has forked it, and gone, since the list of processes was taken. The
+            // end of its start pipe has just set such a parent going.
             looks = if left.is_empty() { looks + 1 } else { 0 };
             (looks > 1).then_some(())
         });

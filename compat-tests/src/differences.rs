@@ -50,10 +50,14 @@ pub fn run(place: &str, body: impl FnOnce()) {
 #[derive(Clone, Copy, Debug)]
 pub struct Broken;
 
-pub(crate) type Version = (u32, u32, u32);
+/// Major, minor and patch level.
+pub type Version = (u32, u32, u32);
 
-/// The version that `program` reports.
-pub(crate) fn version(program: &Path) -> Version {
+/// The version of the original, which `program` is.
+///
+/// # Panics
+/// When it says none.
+pub fn version(program: &Path) -> Version {
     static VERSION: OnceLock<Version> = OnceLock::new();
     *VERSION.get_or_init(|| {
         let output = Command::new(program).arg("--version").output().expect("conmon --version");

@@ -55,9 +55,9 @@ pub fn copy_flat(name: &str, directory: &Path) {
     }
 }
 
-/// A process of its own copies programs: one that is open for writing can't be executed, and what this process has open
-/// is inherited by whatever another test happens to be starting.
-fn copy(source: &Path, target: &Path) {
+/// Copies a program. A process of its own does it: one that is open for writing can't be executed, and what this process
+/// has open is inherited by whatever another test happens to be starting.
+pub fn copy(source: &Path, target: &Path) {
     let mut copy = Command::new("cp");
     copy.arg("--dereference").arg(source).arg(target);
     run(copy).exits(0);

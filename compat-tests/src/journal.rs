@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -105,20 +106,20 @@ impl Journal {
     pub fn syslog(&mut self) -> UnixDatagram {
         assert!(self.daemon.is_none(), "the journal is the system log");
         let usual = Path::new("/dev/log");
-        let socket = match fs::read_link(usual) {
+        let path = match fs::read_link(usual) {
             // systemd's link, which leads into what is our own here.
-            Ok(target) => UnixDatagram::bind(usual.parent().expect("/dev").join(target)),
-            Err(_) if usual.exists() => {
-                let socket = UnixDatagram::bind("/run/systemd/log");
-                self.mounts.bind(Path::new("/run/systemd/log"), usual);
-                socket
-            }
+            Ok(target) => usual.parent().expect("/dev").join(target),
+            Err(_) if usual.exists() => Path::new("/run/systemd/log").to_owned(),
             Err(_) => {
                 self.mounts.tmpfs(Path::new("/run"), "1m");
-                UnixDatagram::bind("/run/syslog")
+                Path::new("/run/syslog").to_owned()
             }
         };
-        let socket = socket.expect("system log");
+        let socket = UnixDatagram::bind(&path).expect("system log");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("mode");
+        if path.ends_with("systemd/log") {
+            self.mounts.bind(&path, usual);
+        }
         socket.set_nonblocking(true).expect("nonblocking");
         socket
     }

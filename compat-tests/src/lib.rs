@@ -37,6 +37,7 @@ pub mod soak;
 pub mod standin;
 pub mod transcript;
 pub mod twin;
+pub mod user;
 pub mod watch;
 
 pub use attach::AttachClient;

@@ -34,6 +34,12 @@ impl Mounts {
         Some(Self::default())
     }
 
+    /// Lets mounts spread between the namespaces that are made from this one, as a system that has booted does.
+    pub fn share(&self) {
+        let nothing = None::<&str>;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SHARED, nothing).expect("shared mounts");
+    }
+
     /// An empty file system in memory, of at most `size` (as `1m`), at `target`, which is made if need be.
     pub fn tmpfs(&mut self, target: &Path, size: &str) {
         fs::create_dir_all(target).expect("mount point");

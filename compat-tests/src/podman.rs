@@ -5,11 +5,14 @@
 //! network, small limits. [`Podman::finish`] checks that no process is left; dropping removes all.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::bench::fresh_directory;
+use nix::sys::signal::Signal;
+
+use crate::bench;
 use crate::deadline;
 use crate::image::{self, program};
 use crate::observe;
@@ -17,6 +20,7 @@ use crate::process::Process;
 use crate::session::{Input, Outcome, Session, run};
 use crate::transcript::Transcript;
 use crate::twin::Side;
+use crate::user::{self, User};
 
 /// The name of the image.
 pub const IMAGE: &str = "img";
@@ -29,15 +33,36 @@ pub struct Podman {
     dir: PathBuf,
     conmon: PathBuf,
     ours: bool,
+    /// `None`: podman runs as root.
+    user: Option<User>,
 }
 
 impl Podman {
     /// A fresh podman with [`IMAGE`], recording into `transcript` with its own directory masked.
     pub fn new(side: &Side, transcript: &mut Transcript) -> Self {
-        let dir = fresh_directory("ferromon-podman");
-        transcript.mask(dir.to_string_lossy(), "dir");
-        let podman = Self { dir, conmon: side.program.clone(), ours: side.name == "ours" };
+        Self::prepare(fresh_directory(transcript), side, None)
+    }
+
+    /// The same for an ordinary user, who is made for it. `None`, with a word why, where that can't be.
+    pub fn rootless(side: &Side, transcript: &mut Transcript) -> Option<Self> {
+        let dir = fresh_directory(transcript);
+        let user = User::new(&dir);
+        if user.is_none() {
+            fs::remove_dir(&dir).unwrap();
+        }
+        Some(Self::prepare(dir, side, Some(user?)))
+    }
+
+    fn prepare(dir: PathBuf, side: &Side, user: Option<User>) -> Self {
+        let mut podman = Self { dir, conmon: side.program.clone(), ours: side.name == "ours", user };
         podman.configure();
+        if podman.user.is_some() {
+            // Where it was built may be out of the user's reach.
+            podman.conmon = podman.dir.join("monitor/conmon");
+            fs::create_dir(podman.dir.join("monitor")).unwrap();
+            image::copy(&side.program, &podman.conmon);
+            user::give(&podman.dir);
+        }
         podman.import_image();
         podman
     }
@@ -113,8 +138,12 @@ runtime = "runc"
 
     /// podman with its global options, without `--conmon`.
     fn bare(&self) -> Command {
-        let mut command = Command::new(program("podman"));
+        let mut command = match &self.user {
+            None => Command::new(program("podman")),
+            Some(user) => user.command("podman"),
+        };
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.envs(self.user.iter().map(|user| ("XDG_RUNTIME_DIR", user.runtime())));
         command.env("HOME", self.dir.join("home")).env("CONTAINERS_CONF", self.dir.join("containers.conf"));
         command.current_dir(&self.dir);
         for (option, directory) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
@@ -214,6 +243,11 @@ runtime = "runc"
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let path = entry.path();
+            // Neither the links to whoever asks, nor ourselves in a namespace of our own.
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            if pid.is_none_or(|pid| pid == std::process::id()) {
+                continue;
+            }
             let Ok(command) = fs::read(path.join("cmdline")) else { continue };
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
             let contained = || {
@@ -227,10 +261,22 @@ runtime = "runc"
         found
     }
 
+    /// Ends the process that keeps the user's namespaces, which podman leaves behind without root.
+    fn end_namespace(&self) {
+        let text = fs::read_to_string(self.dir.join("tmp/pause.pid")).unwrap_or_default();
+        if let Some(pid) = text.trim().parse().ok().filter(|pid| *pid > 1) {
+            Process(pid).signal(Signal::SIGKILL);
+        }
+    }
+
     /// Removes the containers and checks that no process is left.
     pub fn finish(self) {
         self.call(&["rm", "--all", "--force", "--time", "0"]).exits(0);
         self.until(&format!("the end of {:?}", self.processes()), || {
+            // The exit commands would make namespaces anew.
+            if self.monitors().is_empty() {
+                self.end_namespace();
+            }
             self.processes().is_empty().then_some(())
         });
     }
@@ -240,8 +286,8 @@ impl Drop for Podman {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // Errors are of no interest any more, and a second panic would hide the first.
-            let mut remove = self.command(&["rm", "--all", "--force", "--time", "0"]);
-            let _ = remove.output();
+            let remove = self.command(&["rm", "--all", "--force", "--time", "0"]);
+            let _ = within_a_minute(&remove).output();
         }
         for process in self.processes() {
             let pid = process.split(' ').next().and_then(|pid| pid.parse().ok());
@@ -254,11 +300,28 @@ impl Drop for Podman {
     }
 }
 
+/// Masked in `transcript`.
+fn fresh_directory(transcript: &mut Transcript) -> PathBuf {
+    let dir = bench::fresh_directory("ferromon-podman");
+    // A container's user may be another one.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    transcript.mask(dir.to_string_lossy(), "dir");
+    dir
+}
+
 fn run_arguments<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
     let mut args = vec!["run"];
     args.extend(options);
     args.extend([IMAGE, "sh", "-c", script]);
     args
+}
+
+/// `command`, killed if it takes longer.
+fn within_a_minute(command: &Command) -> Command {
+    let mut limited = Command::new(program("timeout"));
+    limited.args(["--signal=KILL", "60"]).arg(command.get_program()).args(command.get_args()).env_clear();
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited
 }
 
 /// Takes away what a killed podman left mounted.

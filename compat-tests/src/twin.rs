@@ -63,7 +63,8 @@ pub fn original_program() -> PathBuf {
         .unwrap_or_else(|| panic!("no conmon to compare with; install it"))
 }
 
-fn our_program() -> PathBuf {
+/// Ours.
+pub fn our_program() -> PathBuf {
     let named = std::env::var_os("OURS_UNDER_TEST").filter(|path| !path.is_empty()).map(PathBuf::from);
     let path = named.unwrap_or_else(|| built("conmon"));
     path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}; build it first", path.display()))
@@ -109,6 +110,24 @@ macro_rules! podman_twin {
         if $crate::twin::installed(&["podman", "runc", "conmon", "busybox"]) {
             $crate::twin::compare(name, |side, transcript| {
                 let podman = $crate::podman::Podman::new(side, transcript);
+                // Coerces the closure, so that its parameters need no types.
+                let scenario: fn(&$crate::podman::Podman, &mut $crate::transcript::Transcript) = $scenario;
+                scenario(&podman, transcript);
+                podman.finish();
+            });
+        }
+    }};
+}
+
+/// Runs one scenario of podman without root with both programs; the test's name comes from the function it stands in.
+#[macro_export]
+macro_rules! rootless_twin {
+    ($scenario:expr) => {{
+        fn here() {}
+        let name = ::std::any::type_name_of_val(&here).trim_end_matches("::here");
+        if $crate::twin::installed(&["podman", "runc", "conmon", "busybox", "setpriv", "newuidmap"]) {
+            $crate::twin::compare(name, |side, transcript| {
+                let Some(podman) = $crate::podman::Podman::rootless(side, transcript) else { return };
                 // Coerces the closure, so that its parameters need no types.
                 let scenario: fn(&$crate::podman::Podman, &mut $crate::transcript::Transcript) = $scenario;
                 scenario(&podman, transcript);

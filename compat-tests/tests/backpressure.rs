@@ -1,7 +1,7 @@
 //! Clients of the attach socket that read slowly, not at all, in crowds, or come and go for ever: nothing is lost,
 //! nothing else waits, and it costs no processor time, no memory and no descriptors.
 //!
-//! The original blocks, spins or leaks in most of these (contract.md, appendix B), so only what it can do as well runs
+//! The original blocks, spins or leaks in most of these (contract, appendix B), so only what it can do as well runs
 //! beside it; the short forms in `tests/attach.rs` prove the difference.
 
 #![allow(clippy::unwrap_used)]

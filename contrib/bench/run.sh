@@ -3,12 +3,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-cargo=${CARGO:-cargo}
 target=${CARGO_TARGET_DIR:-$PWD/target}
 # As the Makefile does it, so that --version names what was measured.
 export FERROMON_COMMIT=${FERROMON_COMMIT-$(contrib/commit.sh)}
-"$cargo" build --quiet --release --bin conmon
-"$cargo" build --quiet --release -p compat-tests --bin bench-runtime
+contrib/build.sh --quiet --bin conmon
+contrib/build.sh --quiet -p compat-tests --bin bench-runtime
 # No .pyc files in the source tree.
 export PYTHONDONTWRITEBYTECODE=1
 exec python3 contrib/bench/bench.py --ours "$target/release/conmon" --runtime "$target/release/bench-runtime" "$@"

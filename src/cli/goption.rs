@@ -16,6 +16,7 @@ use clap::{Arg, Command};
 use super::integer::{self, Unfit};
 use super::table::HELP;
 use crate::error::{Error, Result};
+use crate::sys::bytes;
 
 /// What a command line comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ struct Scanner<'t, I> {
 impl<I: Iterator<Item = OsString>> Scanner<'_, I> {
     /// `--name`, `--name=value` or `--name value`; `body` is `word` without its dashes.
     fn long(&mut self, word: &OsStr, body: &[u8]) -> Step {
-        let (name, attached) = match memchr::memchr(b'=', body) {
+        let (name, attached) = match bytes::find(b'=', body) {
             Some(at) => body.split_at(at),
             None => (body, &[][..]),
         };

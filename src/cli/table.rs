@@ -3,6 +3,9 @@
 //! Names, order and texts are conmon's (`cli.c:opt_entries`). Everything that has to know the options asks the
 //! [`Command`] made here: the scanner, `--help`, the man page and the shell completions.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, Command, value_parser};
 
@@ -89,14 +92,29 @@ const ALIASES: &[(&str, &str)] =
 
 /// The table as clap holds it. Built on demand and dropped after parsing: the monitor lives long and stays small.
 pub fn table() -> Command {
+    command().args(OPTIONS.iter().map(option)).mut_arg(HELP, |help| help.short_alias('?'))
+}
+
+/// The rows that the canonical `words` name. clap prepares every row it has, and gives each flag that is not on the line
+/// a default value to parse; most lines name a third of the rows, so this halves what reading one costs.
+pub(super) fn table_for(words: &[OsString]) -> Command {
+    let named = |row: &&Row| words.iter().any(|word| names(word.as_bytes(), row.0));
+    command().args(OPTIONS.iter().filter(named).map(option))
+}
+
+/// Whether `word`, `--name` or `--name=value`, is about the option `name`.
+fn names(word: &[u8], name: &str) -> bool {
+    let rest = word.strip_prefix(b"--").and_then(|word| word.strip_prefix(name.as_bytes()));
+    matches!(rest, Some([] | [b'=', ..]))
+}
+
+fn command() -> Command {
     Command::new("conmon")
         .about("conmon utility")
         .no_binary_name(true)
         .disable_help_flag(true)
         .disable_version_flag(true)
         .args_override_self(true)
-        .args(OPTIONS.iter().map(option))
-        .mut_arg(HELP, |help| help.short_alias('?'))
 }
 
 fn option(&(name, short, kind, help): &Row) -> Arg {

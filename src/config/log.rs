@@ -10,6 +10,7 @@ use super::log_path::{self, Driver};
 use crate::cli::Args;
 use crate::diag;
 use crate::error::{Error, Result};
+use crate::sys::bytes;
 
 /// journald needs a container id longer than the short form of it that goes into every record.
 const SHORT_ID_LEN: usize = 12;
@@ -121,7 +122,7 @@ fn check_label(label: &OsStr) -> Result<()> {
     if bytes.starts_with(b"=") {
         return wrong("no LABEL");
     }
-    if memchr::memchr_iter(b'=', bytes).count() != 1 {
+    if bytes::count(b'=', bytes) != 1 {
         return wrong("none or more than one '='");
     }
     if !name.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_')) {

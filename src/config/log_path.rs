@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::sys::bytes;
 
 /// What one `--log-path` asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub fn parse(word: &OsStr) -> Result<Driver> {
     if body.starts_with(b"/") {
         return Ok(file(body));
     }
-    let (driver, rest) = match memchr::memchr(b':', body) {
+    let (driver, rest) = match bytes::find(b':', body) {
         Some(at) => {
             let (driver, rest) = body.split_at(at);
             (driver, Some(trim_colons(rest)))

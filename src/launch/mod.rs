@@ -63,7 +63,6 @@ pub struct Launched<'a> {
 #[inline(never)]
 pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Result<Role<'a>> {
     let oom = OomScore::lower();
-    sys::signal::ignore_sigpipe().context(|| "Failed to ignore SIGPIPE".into())?;
     sys::signal::keep_children().context(|| "Failed to handle SIGCHLD".into())?;
     sys::signal::exit_on_term().context(|| "Failed to handle SIGTERM".into())?;
     let start_pipe = inherited.adopt_start_pipe()?;

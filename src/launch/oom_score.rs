@@ -14,7 +14,7 @@ const NEVER_KILLED: &[u8] = b"-1000";
 /// The `oom_score_adj` that the driver gave us, for the children.
 #[derive(Clone, Copy, Debug)]
 pub struct OomScore {
-    /// The file's text; empty when it could not be read.
+    /// The file's text; empty when there is nothing to give back.
     saved: [u8; 16],
     len: usize,
 }
@@ -27,6 +27,7 @@ impl OomScore {
         let len = std::fs::File::open(path).and_then(|mut file| file.read(&mut saved)).unwrap_or(0);
         if let Err(e) = write(NEVER_KILLED) {
             debug!("failed to write to /proc/self/oom_score_adj: {}", strerror(&e));
+            return Self { saved, len: 0 };
         }
         Self { saved, len }
     }

@@ -4,7 +4,7 @@
 //! bytes. What is left of an unfinished line at the end stays with the caller while more can be read at once, so that
 //! it can still become one piece, and is a piece of its own when nothing more is there: a prompt has to show.
 
-use memchr::memchr;
+use crate::sys::bytes;
 
 /// The payload of one record, without the newline: what conmon's readers, kubelet and fluent-bit are tuned to.
 pub const PIECE_MAX: usize = 8192;
@@ -51,7 +51,7 @@ impl<'a> Iterator for Pieces<'a> {
     #[inline]
     fn next(&mut self) -> Option<Piece<'a>> {
         let window = self.rest.get(..=PIECE_MAX).unwrap_or(self.rest);
-        match memchr(b'\n', window) {
+        match bytes::find(b'\n', window) {
             Some(end) => self.cut(end + 1).map(Piece::Full),
             None if self.rest.len() > PIECE_MAX => self.cut(PIECE_MAX).map(Piece::Partial),
             None if self.more || self.rest.is_empty() => None,

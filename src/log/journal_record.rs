@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use super::{Identity, Stream};
+use crate::sys::bytes;
 
 /// What CONTAINER_ID holds of the container's id.
 const SHORT_ID_LEN: usize = 12;
@@ -101,7 +102,7 @@ impl Fields {
 
 fn put_message(out: &mut Vec<u8>, [head, tail]: [&[u8]; 2]) {
     // A newline can only be the last byte, unless a line is told apart by something else one day.
-    if memchr::memchr(b'\n', tail).is_some() || memchr::memchr(b'\n', head).is_some() {
+    if bytes::find(b'\n', tail).is_some() || bytes::find(b'\n', head).is_some() {
         out.extend_from_slice(b"MESSAGE\n");
         out.extend_from_slice(&((head.len() + tail.len()) as u64).to_le_bytes());
     } else {

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use memchr::memchr;
+use crate::sys::bytes;
 
 use super::Stream;
 use super::journal_record::{Fields, Priority};
@@ -174,15 +174,14 @@ impl Journald {
     fn take_line<'a>(&mut self, stream: Stream, rest: &'a [u8]) -> &'a [u8] {
         // conmon: the newline counts, so a longer line is cut at 8192 bytes.
         let max = self.settings.line_max.saturating_add(1);
-        let held = std::mem::take(&mut self.line(stream).text);
+        let mut held = std::mem::take(&mut self.line(stream).text);
         let room = max.saturating_sub(held.len()).max(1);
         let window = rest.get(..room).unwrap_or(rest);
-        let (end, full) = match memchr(b'\n', window) {
+        let (end, full) = match bytes::find(b'\n', window) {
             Some(end) => (end + 1, true),
             None => (window.len(), false),
         };
         let (text, behind) = rest.split_at_checked(end).unwrap_or((rest, b""));
-        let mut held = held;
         if full || held.len() + text.len() >= max {
             self.put(stream, &held, text, full);
             held.clear();

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use memchr::{memchr, memrchr};
+use crate::sys::bytes;
 use nix::errno::Errno;
 
 use super::Stream;
@@ -347,14 +347,15 @@ impl<T: Target> K8s<T> {
     /// Leaves whole records in the file and counts the others.
     fn on_failure(&mut self, error: &io::Error) {
         let (sent, records) = (self.batch.sent(), self.batch.records());
-        let whole = records.get(..sent).and_then(|sent| memrchr(b'\n', sent)).map_or(0, |end| end + 1);
+        let whole =
+            records.get(..sent).and_then(|sent| bytes::find_last(b'\n', sent)).map_or(0, |end| end + 1);
         // A marker alone would only eat the last bytes of a full disk, again and again.
         let mut keep = if self.marker_len > 0 && self.target.is_regular() { 0 } else { whole };
         if sent > keep && self.target.take_back((sent - keep) as u64).is_err() {
             keep = whole;
             if sent > whole {
                 let rest = records.get(sent..).unwrap_or_default();
-                let end = memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+                let end = bytes::find(b'\n', rest).map_or(rest.len(), |end| end + 1);
                 self.torn = rest.get(..end).unwrap_or_default().to_vec();
                 keep = sent + end;
             }

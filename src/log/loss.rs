@@ -5,6 +5,7 @@ use std::io;
 use super::Stream;
 use super::stamp::{PREFIX_LEN, TAG_AT};
 use crate::error::strerror;
+use crate::sys::bytes;
 
 /// Bytes of the container's output, newlines included, and line ends among them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct Count {
 impl Count {
     /// Of raw output.
     pub fn of(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.len() as u64, lines: memchr::memchr_iter(b'\n', bytes).count() as u64 }
+        Self { bytes: bytes.len() as u64, lines: bytes::count(b'\n', bytes) as u64 }
     }
 }
 
@@ -33,7 +34,8 @@ impl Loss {
         self.stdout == Count::default() && self.stderr == Count::default()
     }
 
-    pub fn count(&self, stream: Stream) -> Count {
+    #[cfg(test)]
+    pub(super) fn count(&self, stream: Stream) -> Count {
         match stream {
             Stream::Stdout => self.stdout,
             Stream::Stderr => self.stderr,

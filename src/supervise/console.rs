@@ -24,9 +24,7 @@ use super::control::WindowSize;
 use crate::diag;
 use crate::error::{Context, Result, strerror};
 use crate::sys;
-
-/// The longest path that runc can dial.
-const ADDRESS_MAX: usize = 107;
+use crate::sys::socket::ADDRESS_MAX;
 
 const DIRECTORY_TEMPLATE: &str = "conmon-term.XXXXXX";
 const SOCKET_NAME: &str = "console";
@@ -135,7 +133,7 @@ impl ConsoleSocket {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Wait,
             Err(error) => {
-                diag::warn!("Failed to accept console-socket connection: {error}");
+                diag::warn!("Failed to accept console-socket connection: {}", strerror(&error));
                 self.retry_at = Some(now + RETRY);
                 Step::Wait
             }
@@ -153,7 +151,7 @@ impl ConsoleSocket {
                 return Step::Wait;
             }
             Err(error) => {
-                diag::warn!("Failed to receive console file descriptor: {error}");
+                diag::warn!("Failed to receive console file descriptor: {}", strerror(&error));
                 return Step::Next;
             }
         };
@@ -188,7 +186,7 @@ fn prepare(leader: BorrowedFd<'_>) {
 /// Gives the container's terminal, of which `leader` is the leader, the size `size`.
 pub fn resize(leader: BorrowedFd<'_>, size: WindowSize) {
     if let Err(error) = sys::tty::set_window_size(leader, size.rows, size.columns) {
-        diag::warn!("Failed to set process pty terminal size: {error}");
+        diag::warn!("Failed to set process pty terminal size: {}", strerror(&error));
     }
 }
 
@@ -226,7 +224,7 @@ impl Drop for PrivateDir {
             _ => fs::remove_dir(&self.path),
         };
         if let Err(error) = removed {
-            diag::warn!("failed to unlink {}: {error}", self.path.display());
+            diag::warn!("failed to unlink {}: {}", self.path.display(), strerror(&error));
         }
     }
 }

@@ -29,6 +29,15 @@ pub enum Event {
     Log,
 }
 
+/// Whether a source may have more to do than its budget allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing more until the next event.
+    Dry,
+    /// Call again after the other sources have had their turn: no event will tell.
+    More,
+}
+
 /// Tokens from here up are attached clients.
 pub const FIRST_CLIENT: usize = 16;
 

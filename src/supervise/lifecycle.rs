@@ -36,7 +36,7 @@ pub(super) enum Action {
     ReportFailure,
     Forward(Pid, Signal),
     /// SIGKILL to the container and its process group.
-    Kill(Pid),
+    Kill,
     /// Take what the container's pipes hold.
     DrainOutput,
     Finish(Outcome),
@@ -140,7 +140,7 @@ impl Lifecycle {
             Input::ContainerGone => self.drain(Outcome::Exited(ExitStatus::Unknown)),
             Input::TimedOut => {
                 self.phase = Phase::Killed { container };
-                vec![Action::Kill(container)]
+                vec![Action::Kill]
             }
             Input::Signal(signal) => vec![Action::Forward(container, signal)],
             // Orphans re-parented to us, the subreaper.
@@ -263,7 +263,7 @@ mod tests {
     fn timeout_waits_for_the_death_and_drains() {
         for last in [Input::Reaped(CTR, ExitStatus::Signal(9)), Input::ContainerGone, Input::GaveUp] {
             let mut l = running();
-            assert_eq!(l.step(Input::TimedOut), [Action::Kill(CTR)]);
+            assert_eq!(l.step(Input::TimedOut), [Action::Kill]);
             assert_eq!(l.step(Input::Signal(Signal::SIGTERM)), []);
             assert_eq!(l.step(last), [Action::DrainOutput]);
             ends_with(l, Outcome::TimedOut);

@@ -32,11 +32,11 @@ use mio::{Events, Interest, Poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-pub use self::event::{Event, FIRST_CLIENT};
+pub use self::event::{Event, FIRST_CLIENT, Turn};
 pub use self::lifecycle::Outcome;
 pub use self::terminal::{Controls, Terminal};
 
-use self::attach::{Attach, Progress};
+use self::attach::Attach;
 use self::console::ConsoleSocket;
 use self::lifecycle::{Input, Lifecycle};
 use self::notify::NotifyRelay;
@@ -64,15 +64,6 @@ const INPUT_BUDGET: usize = 256 * 1024;
 
 /// A container that is quiet for so long costs no buffers.
 const QUIET_AFTER: Duration = Duration::from_millis(250);
-
-/// Whether a source may have more to do than its budget allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// Nothing more until the next event.
-    Dry,
-    /// Call again without waiting for an event.
-    More,
-}
 
 /// Everything that supervision owns.
 #[derive(Debug)]
@@ -281,7 +272,7 @@ impl<'a> Monitor<'a> {
             Event::Container => self.on_container_ended(),
             Event::Output(stream) => self.on_output(stream, now),
             Event::Stdin => self.on_stdin_writable(),
-            Event::Accept => self.attach.on_listener(self.poll.registry(), now).into(),
+            Event::Accept => self.attach.on_listener(self.poll.registry(), now),
             Event::Client => self.on_input(now),
             Event::Log => self.on_log_writable(now),
             Event::Notify => self.on_notify(),
@@ -316,10 +307,7 @@ impl<'a> Monitor<'a> {
     }
 
     fn on_notify(&mut self) -> Turn {
-        match self.notify.as_mut().map(NotifyRelay::on_readable) {
-            Some(notify::Turn::More) => Turn::More,
-            Some(notify::Turn::Drained) | None => Turn::Dry,
-        }
+        self.notify.as_mut().map_or(Turn::Dry, NotifyRelay::on_readable)
     }
 
     fn on_stdin_writable(&mut self) -> Turn {
@@ -335,12 +323,12 @@ impl<'a> Monitor<'a> {
     }
 
     fn on_input(&mut self, now: Instant) -> Turn {
-        let progress = self.attach.read_input(&mut self.stdin, INPUT_BUDGET, self.poll.registry(), now);
+        let turn = self.attach.read_input(&mut self.stdin, INPUT_BUDGET, self.poll.registry(), now);
         if !self.attach.has_clients() {
             // What they needed goes back, too.
             self.deadlines.quiet = Some(now + QUIET_AFTER);
         }
-        progress.into()
+        turn
     }
 
     fn mark_input(&mut self) {
@@ -384,7 +372,7 @@ impl<'a> Monitor<'a> {
             self.mark(Event::Console);
         }
         if self.attach.next_deadline().is_some_and(|due| due <= now) {
-            if self.attach.on_deadline(self.poll.registry(), now) == Progress::More {
+            if self.attach.on_deadline(self.poll.registry(), now) == Turn::More {
                 self.mark(Event::Accept);
             }
             self.mark_input();
@@ -414,13 +402,4 @@ fn is_due(deadline: &mut Option<Instant>, now: Instant) -> bool {
         *deadline = None;
     }
     due
-}
-
-impl From<Progress> for Turn {
-    fn from(progress: Progress) -> Self {
-        match progress {
-            Progress::Drained => Self::Dry,
-            Progress::More => Self::More,
-        }
-    }
 }

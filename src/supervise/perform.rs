@@ -35,7 +35,7 @@ impl Monitor<'_> {
             Action::Start(pid) => self.start(pid),
             Action::ReportFailure => self.report_failure(),
             Action::Forward(pid, signal) => self.forward(pid, signal),
-            Action::Kill(_) => self.kill(),
+            Action::Kill => self.kill(),
             Action::DrainOutput => {
                 self.drain();
                 self.step(Input::Drained);

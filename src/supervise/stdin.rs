@@ -14,6 +14,7 @@ use nix::unistd::write;
 
 use crate::config::StdinPolicy;
 use crate::diag;
+use crate::error::strerror;
 
 /// Bytes of a packet that are kept; conmon cuts a longer one, too.
 pub const PACKET_MAX: usize = 32768;
@@ -35,7 +36,7 @@ pub struct Stdin {
     on_end: OnEnd,
     /// Read into by the attach socket, empty while nobody sends.
     packet: Vec<u8>,
-    /// Bytes of `packet` that wait for the container: `start..end`.
+    /// Bytes of `packet` that wait for the container: `len` of them from `start` on.
     start: usize,
     len: usize,
     token: Token,
@@ -130,12 +131,6 @@ impl Stdin {
         self.flush(registry);
     }
 
-    /// The container is gone, or its runtime failed: what waits has no reader any more.
-    pub fn shut(&mut self, registry: &Registry) {
-        self.close(registry);
-        self.discard();
-    }
-
     /// Gives the buffer back while nothing waits in it.
     pub fn shed(&mut self) {
         if self.len == 0 {
@@ -186,8 +181,9 @@ impl Stdin {
     }
 
     fn give_up(&mut self, error: &io::Error, registry: &Registry) {
-        diag::warn!("Failed to wait for the container's stdin: {error}");
-        self.shut(registry);
+        diag::warn!("Failed to wait for the container's stdin: {}", strerror(error));
+        self.close(registry);
+        self.discard();
     }
 
     fn disarm(&mut self, registry: &Registry) {

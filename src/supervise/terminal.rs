@@ -74,9 +74,9 @@ impl Monitor<'_> {
     pub(super) fn on_control(&mut self, event: Event, now: Instant) -> Turn {
         let fifo = if event == Event::Ctl { &mut self.controls.ctl } else { &mut self.controls.winsz };
         let Some(fifo) = fifo else { return Turn::Dry };
-        let (requests, progress) = fifo.on_readable(self.poll.registry(), now);
+        let (requests, turn) = fifo.on_readable(self.poll.registry(), now);
         self.obey(requests, now);
-        progress.into()
+        turn
     }
 
     fn obey(&mut self, requests: Requests, now: Instant) {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -30,8 +30,18 @@ pub fn release_stdio() -> io::Result<()> {
     Ok(())
 }
 
+/// Opens /dev/null over each of 0, 1 and 2 that is closed. To be called first of all.
+pub fn hold_standard() {
+    for fd in 0..=libc::STDERR_FILENO {
+        if !is_open(fd) {
+            // The lowest number that is free is this one. Without /dev/null there is nothing better to do.
+            let _ = nix::fcntl::open("/dev/null", OFlag::O_RDWR, Mode::empty()).map(IntoRawFd::into_raw_fd);
+        }
+    }
+}
+
 fn standard(fd: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: the program keeps 0, 1 and 2 open for its whole life (std opens /dev/null over a closed one at start).
+    // SAFETY: the program keeps 0, 1 and 2 open for its whole life (`hold_standard` has opened the closed ones).
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod bytes;
 pub mod datagram;
 pub mod fd;
 pub mod mem;

@@ -8,6 +8,13 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
 
+/// What a program needs before anything else, as it is not std's entry point that runs: 0, 1 and 2 are open, so that no
+/// other descriptor gets one of these numbers, and a reader that is gone is an error of the write and no signal.
+pub fn enter() {
+    super::fd::hold_standard();
+    let _ = super::signal::ignore_sigpipe();
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {

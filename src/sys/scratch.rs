@@ -21,7 +21,7 @@ pub struct Heap {
     open: AtomicBool,
     /// Where the mapping starts; 0 when there is none.
     base: AtomicUsize,
-    /// Bytes handed out from the start of the mapping, never reused.
+    /// Bytes handed out from the start of the mapping; only the last block is ever grown, shrunk or taken back.
     used: AtomicUsize,
     /// Allocations in the mapping that are not freed yet.
     live: AtomicUsize,
@@ -82,6 +82,22 @@ impl Heap {
         base != 0 && (base..base + SIZE).contains(&(at as usize))
     }
 
+    /// Whether the block of `size` bytes at `at` is the last one handed out, so that its end can be moved.
+    fn is_last(&self, at: *mut u8, size: usize) -> bool {
+        let end = self.base.load(Ordering::Acquire) + self.used.load(Ordering::Acquire);
+        self.open.load(Ordering::Acquire) && at as usize + size == end
+    }
+
+    /// Moves the end of the last block, which lies at `at`; says whether there was room.
+    fn resize_last(&self, at: *mut u8, size: usize) -> bool {
+        let start = at as usize - self.base.load(Ordering::Acquire);
+        let fits = size <= SIZE - start;
+        if fits {
+            self.used.store(start + size, Ordering::Release);
+        }
+        fits
+    }
+
     fn take(&self, layout: Layout) -> Option<*mut u8> {
         if !self.open.load(Ordering::Acquire) {
             return None;
@@ -98,8 +114,9 @@ impl Heap {
     }
 }
 
-// SAFETY: a block from the mapping is aligned, inside it and handed out once, since `used` only grows; it stays
-// mapped until `live` says that all blocks are freed. Every other block is the system allocator's, start to end.
+// SAFETY: a block from the mapping is aligned, inside it and nobody else's: `used` is past its end until it is freed, as
+// only the last block's end moves. It stays mapped until `live` says that all blocks are freed. The program has one
+// thread while the heap is open. Every other block is the system allocator's, start to end.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises about `layout` are passed on.
@@ -109,6 +126,9 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         if self.holds(at) {
             self.live.fetch_sub(1, Ordering::AcqRel);
+            if self.is_last(at, layout.size()) {
+                self.resize_last(at, 0);
+            }
         } else {
             // SAFETY: a block outside the mapping came from the system allocator with this layout.
             unsafe { System.dealloc(at, layout) }
@@ -119,6 +139,10 @@ unsafe impl GlobalAlloc for Heap {
         if !self.holds(at) {
             // SAFETY: as in `dealloc`; the caller's promises about `size` are passed on.
             return unsafe { System.realloc(at, layout, size) };
+        }
+        // A growing vector is mostly the last block: moving its end saves the copy and the pages of the old block.
+        if self.is_last(at, layout.size()) && self.resize_last(at, size) {
+            return at;
         }
         // SAFETY: the caller promises that `size`, rounded up to the alignment, does not overflow; the two blocks are
         // distinct and both hold the bytes copied; the old one is freed once, with its layout.
@@ -161,6 +185,35 @@ mod tests {
             assert!(!heap.release(), "it has gone already");
             heap.dealloc(outside, layout);
         }
+    }
+
+    #[test]
+    fn the_last_block_grows_and_goes_in_place() {
+        let heap = Heap::new();
+        let layout = Layout::from_size_align(16, 8).unwrap();
+        heap.open();
+        // SAFETY: blocks are written within their size and freed once with the layout they have.
+        unsafe {
+            let first = heap.alloc(layout);
+            let last = heap.alloc(layout);
+            last.write_bytes(5, 16);
+            assert_eq!(heap.realloc(last, layout, 4096), last);
+            assert_eq!(std::slice::from_raw_parts(last, 16), [5; 16]);
+            let grown = Layout::from_size_align(4096, 8).unwrap();
+            let too_large = heap.realloc(last, grown, SIZE);
+            assert!(!heap.holds(too_large), "it does not fit behind the first one");
+            heap.dealloc(too_large, Layout::from_size_align(SIZE, 8).unwrap());
+            let again = heap.alloc(layout);
+            assert_ne!(again, first);
+            heap.dealloc(again, layout);
+            assert_eq!(heap.alloc(layout), again, "the last block's place is free again");
+            let moved = heap.realloc(first, layout, 32);
+            assert_ne!(moved, first, "a block in the middle can't grow where it is");
+            heap.dealloc(moved, Layout::from_size_align(32, 8).unwrap());
+            heap.dealloc(again, layout);
+        }
+        heap.close();
+        assert!(heap.release());
     }
 
     #[test]

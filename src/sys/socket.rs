@@ -8,6 +8,9 @@ use std::ptr;
 
 use nix::sys::socket::{SockFlag, accept4};
 
+/// The longest path that an address of a unix socket holds, and that others can dial.
+pub const ADDRESS_MAX: usize = 107;
+
 /// Packets a single sendmmsg(2) carries; 8 of 8192 bytes are what a default pipe holds.
 const BATCH: usize = 8;
 
@@ -107,18 +110,16 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// One message with descriptors.
+/// The descriptors of one message.
 #[derive(Debug)]
 pub struct Received {
-    /// Payload bytes; 0 is the end of the connection.
-    pub bytes: usize,
     /// Close-on-exec.
     pub fds: Vec<OwnedFd>,
     /// The message carried descriptors that could not be taken; the kernel has dropped those.
     pub truncated: bool,
 }
 
-/// Room for the control message of two descriptors, aligned for its header.
+/// Room for a dozen descriptors, aligned for the header of the control message.
 #[repr(C)]
 union ControlBuffer {
     bytes: [u8; 64],
@@ -140,12 +141,14 @@ pub fn recv_fds(socket: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<Receiv
     message.msg_controllen = size_of::<ControlBuffer>();
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: recvmsg(2) writes at most the stated lengths into `payload` and `control`, both exclusively ours.
-    let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
-    let bytes = usize::try_from(bytes).map_err(|_| io::Error::last_os_error())?;
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    if received == -1 {
+        return Err(io::Error::last_os_error());
+    }
     // nix is no help here: it won't parse a message that was cut, and the descriptors in it would leak.
     // SAFETY: recvmsg(2) succeeded, so msg_control holds msg_controllen bytes of well-formed control messages.
     let fds = unsafe { take_fds(&message) };
-    Ok(Received { bytes, fds, truncated: message.msg_flags & libc::MSG_CTRUNC != 0 })
+    Ok(Received { fds, truncated: message.msg_flags & libc::MSG_CTRUNC != 0 })
 }
 
 /// The descriptors that came with `message`.

@@ -1,9 +1,10 @@
-//! Terminals: the one ioctl that nix does not wrap.
+//! Terminals: the window size, whose ioctls nix does not wrap.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 nix::ioctl_write_ptr_bad!(tiocswinsz, libc::TIOCSWINSZ, libc::winsize);
+#[cfg(test)]
 nix::ioctl_read_bad!(tiocgwinsz, libc::TIOCGWINSZ, libc::winsize);
 
 /// Sets the window size of the pty that `leader` is an end of, in characters; its pixels are unknown, which is 0.
@@ -21,7 +22,8 @@ pub fn set_window_size(leader: BorrowedFd<'_>, rows: u16, columns: u16) -> io::R
 ///
 /// # Errors
 /// As ioctl(2): `terminal` is none.
-pub fn window_size(terminal: BorrowedFd<'_>) -> io::Result<[u16; 4]> {
+#[cfg(test)]
+pub(crate) fn window_size(terminal: BorrowedFd<'_>) -> io::Result<[u16; 4]> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ stores one winsize through the pointer, which is valid and exclusive for the call.
     unsafe { tiocgwinsz(terminal.as_raw_fd(), &raw mut size) }?;

@@ -14,6 +14,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use compat_tests::differences::{Version, original, version};
+
 use crate::rows::{Outcome, Row};
 
 /// Far beyond what any row takes, also on a busy machine.
@@ -22,9 +24,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
     Ours,
-    /// The original, with the first two numbers of its version.
+    /// The original, with its version.
     Conmon {
-        version: (u32, u32),
+        version: Version,
     },
 }
 
@@ -40,7 +42,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let ours = || env!("CARGO_BIN_EXE_conmon").into();
-        let path = PathBuf::from(std::env::var_os("CONMON_UNDER_TEST").unwrap_or_else(ours));
+        let path = original().unwrap_or_else(ours);
         let dir = nix::unistd::mkdtemp(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli.XXXXXX")).unwrap();
         let mut lower = Command::new("sh");
         lower.args(["-c", "echo -1000 > /proc/self/oom_score_adj"]).stderr(Stdio::null());
@@ -115,9 +117,7 @@ fn program(path: &Path) -> Program {
     if text.contains("ferromon") {
         return Program::Ours;
     }
-    let version = text.strip_prefix("conmon version ").unwrap();
-    let mut numbers = version.split('.').map(|number| number.parse().unwrap());
-    Program::Conmon { version: (numbers.next().unwrap(), numbers.next().unwrap()) }
+    Program::Conmon { version: version(path) }
 }
 
 fn wait(mut child: Child, what: &str) -> ExitStatus {

@@ -1,7 +1,9 @@
 //! Where the program under test answers otherwise than the recorded conmon 2.2.1, and why.
 //!
-//! Ours: a table of rows, each group with its reason and with what is to be seen instead. conmon before 2.2 (Debian
-//! has 2.1.6): rules, since those versions differ from 2.2 in every message of a kind.
+//! Ours: a table of rows, each group with its reason and with what is to be seen instead. conmon before 2.2: rules, since
+//! those versions differ from 2.2 in every message of a kind. They were seen with 2.1.6 (Debian's) to 2.1.13.
+
+use compat_tests::differences::Version;
 
 use crate::rows::{Outcome, Row};
 
@@ -137,8 +139,8 @@ const NEW_OPTIONS: [&str; 5] = [
     "--no-container-partial-message",
 ];
 
-/// Turns what was recorded for `row` into what a conmon before 2.2 does, as seen with 2.1.6.
-pub(crate) fn in_older_conmon(row: &Row, recorded: &Outcome) -> Outcome {
+/// Turns what was recorded for `row` into what a conmon before 2.2 does.
+pub(crate) fn in_older_conmon(row: &Row, recorded: &Outcome, version: Version) -> Outcome {
     let mut outcome = recorded.clone();
     let new = row
         .words
@@ -151,17 +153,20 @@ pub(crate) fn in_older_conmon(row: &Row, recorded: &Outcome) -> Outcome {
         outcome.stdout.clear();
         outcome.files.clear();
     }
-    older_streams(&mut outcome);
-    older_leftovers(row, &mut outcome);
+    let is_refused = String::from_utf8_lossy(&outcome.stderr).contains("conmon: option parsing failed: ");
+    if is_refused && version < (2, 1, 8) {
+        outcome.stdout = std::mem::take(&mut outcome.stderr);
+    }
+    without_colon(&mut outcome);
+    if version < (2, 1, 7) {
+        link_left_behind(row, &mut outcome);
+    }
     outcome
 }
 
-/// GOption's errors went to stdout, and messages that quote nothing had no colon.
-fn older_streams(outcome: &mut Outcome) {
+/// Messages that quote nothing had no colon.
+fn without_colon(outcome: &mut Outcome) {
     let stderr = String::from_utf8_lossy(&outcome.stderr).into_owned();
-    if stderr.contains("conmon: option parsing failed: ") {
-        outcome.stdout = std::mem::take(&mut outcome.stderr);
-    }
     if let Some(text) = stderr.strip_prefix("[conmon:e]: ")
         && PLAIN.iter().any(|plain| text.starts_with(plain))
     {
@@ -183,7 +188,7 @@ const PLAIN: [&str; 9] = [
 ];
 
 /// The symlink to the attach directory stayed behind when the container could not be created.
-fn older_leftovers(row: &Row, outcome: &mut Outcome) {
+fn link_left_behind(row: &Row, outcome: &mut Outcome) {
     if outcome.files.iter().any(|name| name == "attach") || row.what == "bundle missing dir" {
         outcome.files.push("u".into());
         outcome.files.sort();

@@ -17,6 +17,7 @@ use super::*;
 use crate::config::LogConfig;
 use crate::log::scratch::Scratch;
 use crate::log::{Identity, Log};
+use crate::sys::bytes;
 
 const CONMON: Settings = Settings { line_max: LINE_MAX, priority: PrioritySource::Prefix };
 
@@ -77,9 +78,9 @@ impl Received {
     fn parse(mut bytes: &[u8]) -> Self {
         let mut fields = BTreeMap::new();
         while !bytes.is_empty() {
-            let end = memchr(b'\n', bytes).unwrap();
+            let end = bytes::find(b'\n', bytes).unwrap();
             let (name, value);
-            if let Some(equals) = memchr(b'=', &bytes[..end]) {
+            if let Some(equals) = bytes::find(b'=', &bytes[..end]) {
                 (name, value) = (&bytes[..equals], &bytes[equals + 1..end]);
                 bytes = &bytes[end + 1..];
             } else {

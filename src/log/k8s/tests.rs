@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::log::frame::PIECE_MAX;
+use crate::sys::bytes;
 
 /// What the disk does with one write.
 #[derive(Clone, Debug)]
@@ -146,7 +147,7 @@ fn check(log: &[Record], input: [&[u8]; 2], what: &str) -> usize {
             markers += 1;
             for i in 0..2 {
                 let gap = &input[i][at[i]..][..usize::try_from(counts[i].bytes).unwrap()];
-                assert_eq!(memchr::memchr_iter(b'\n', gap).count() as u64, counts[i].lines, "{what}");
+                assert_eq!(bytes::count(b'\n', gap) as u64, counts[i].lines, "{what}");
                 at[i] += gap.len();
             }
             continue;
@@ -204,7 +205,7 @@ fn a_batch_larger_than_one_write_keeps_its_order() {
     let mut sink = sink(Disk::new([]), NONE);
     assert_eq!(
         sink.append(Stream::Stdout, &lines[..72 * 1024], true),
-        memrchr(b'\n', &lines[..72 * 1024]).unwrap() + 1
+        bytes::find_last(b'\n', &lines[..72 * 1024]).unwrap() + 1
     );
     let got = records(sink.target.log());
     assert!(got.iter().enumerate().all(|(i, record)| record.text == i.to_string().into_bytes()));

@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use super::queue::Queue;
+use crate::diag::warn;
+use crate::error::strerror;
 use crate::log::Stream;
 use crate::sys::socket::{Stopped, send_packets, unread_by_peer};
 
@@ -103,7 +105,7 @@ impl Client {
         self.queue.held(stream)
     }
 
-    /// Sends `bytes`, or queues what the client can't take now. `id` is the first byte of the packets.
+    /// Sends `bytes`, or queues what the client can't take now.
     pub(super) fn send(&mut self, stream: Stream, bytes: &[u8], registry: &Registry, stall: Stall) {
         if self.output == Side::Ended {
             return;
@@ -148,7 +150,7 @@ impl Client {
     fn on_send_failed(&mut self, error: &io::Error, registry: &Registry) {
         // A client that has gone is no news.
         if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
-            crate::diag::warn!("Failed to write to remote console socket: {error}");
+            warn!("Failed to write to remote console socket: {}", strerror(error));
         }
         self.end_output(registry);
     }
@@ -181,7 +183,7 @@ impl Client {
                 // Reported once, before what the client had sent until it closed with output unread.
                 Err(Errno::ECONNRESET) => self.end_output(registry),
                 Err(error) => {
-                    crate::diag::warn!("Failed to read from remote console socket: {}", error.desc());
+                    warn!("Failed to read from remote console socket: {}", error.desc());
                     return self.end_input();
                 }
             }

@@ -28,8 +28,10 @@ pub use socket::{AttachSocket, FileGuard, link, listen_in};
 
 use self::client::{Client, Input, Stall};
 use self::slab::Slab;
+use super::event::Turn;
 use super::stdin::{Intake, Stdin};
 use crate::diag;
+use crate::error::strerror;
 use crate::log::Stream;
 use crate::sys;
 
@@ -52,15 +54,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// After the container's end a client that takes nothing for so long is dropped, as the exit command waits for it.
 const LINGER_LIMIT: Duration = Duration::from_secs(10);
-
-/// Whether a source may have more to do than its budget allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing more until the next event.
-    Drained,
-    /// Call again, without waiting for an event.
-    More,
-}
 
 /// What epoll says about a client.
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,33 +120,33 @@ impl Attach {
     }
 
     /// Clients wait to be accepted.
-    pub fn on_listener(&mut self, registry: &Registry, now: Instant) -> Progress {
+    pub fn on_listener(&mut self, registry: &Registry, now: Instant) -> Turn {
         if matches!(self.accepting, Accepting::PausedUntil(until) if now < until) {
-            return Progress::Drained;
+            return Turn::Dry;
         }
         for _ in 0..ACCEPT_BUDGET {
-            if self.accept_one(registry, now) == Progress::Drained {
-                return Progress::Drained;
+            if self.accept_one(registry, now) == Turn::Dry {
+                return Turn::Dry;
             }
         }
-        Progress::More
+        Turn::More
     }
 
     /// Accepts everybody who waits, where there will be no later turn for it.
     pub fn accept_all(&mut self, registry: &Registry, now: Instant) {
         // Not for ever: they may come faster than they are accepted.
         for _ in 0..CLIENTS_MAX / ACCEPT_BUDGET {
-            if self.on_listener(registry, now) == Progress::Drained {
+            if self.on_listener(registry, now) == Turn::Dry {
                 return;
             }
         }
     }
 
-    fn accept_one(&mut self, registry: &Registry, now: Instant) -> Progress {
-        let Some(listener) = &self.listener else { return Progress::Drained };
+    fn accept_one(&mut self, registry: &Registry, now: Instant) -> Turn {
+        let Some(listener) = &self.listener else { return Turn::Dry };
         let Some(token) = self.clients.vacant() else {
             self.accepting = Accepting::Full;
-            return Progress::Drained;
+            return Turn::Dry;
         };
         let accepted = sys::socket::accept(listener.as_fd())
             .and_then(|socket| Client::new(socket, token, registry, now));
@@ -161,26 +154,26 @@ impl Attach {
             Ok(client) => {
                 self.accepting = Accepting::Yes;
                 self.clients.insert(token, client);
-                Progress::More
+                Turn::More
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.accepting = Accepting::Yes;
-                Progress::Drained
+                Turn::Dry
             }
             Err(error) => self.on_accept_failed(&error, now),
         }
     }
 
-    fn on_accept_failed(&mut self, error: &io::Error, now: Instant) -> Progress {
+    fn on_accept_failed(&mut self, error: &io::Error, now: Instant) -> Turn {
         match error.raw_os_error() {
-            Some(libc::EINTR | libc::ECONNABORTED) => Progress::More,
+            Some(libc::EINTR | libc::ECONNABORTED) => Turn::More,
             _ => {
                 if self.accepting == Accepting::Yes {
-                    diag::warn!("Failed to accept client connection on attach socket: {error}");
+                    diag::warn!("Failed to accept client connection on attach socket: {}", strerror(error));
                 }
                 // An edge-triggered listener stays silent about those who wait already, so a timer asks again.
                 self.accepting = Accepting::PausedUntil(now + ACCEPT_PAUSE);
-                Progress::Drained
+                Turn::Dry
             }
         }
     }
@@ -248,7 +241,7 @@ impl Attach {
         budget: usize,
         registry: &Registry,
         now: Instant,
-    ) -> Progress {
+    ) -> Turn {
         let mut moved = 0;
         while stdin.intake() != Intake::Hold {
             let Some(token) = self.readable.pop_front() else { break };
@@ -262,7 +255,7 @@ impl Attach {
             self.readable = VecDeque::new();
             stdin.shed();
         }
-        if self.has_input(stdin) { Progress::More } else { Progress::Drained }
+        if self.has_input(stdin) { Turn::More } else { Turn::Dry }
     }
 
     fn departed(&self) -> usize {
@@ -326,7 +319,7 @@ impl Attach {
     }
 
     /// Looks after what is due: clients that take nothing, and those that wait to be accepted.
-    pub fn on_deadline(&mut self, registry: &Registry, now: Instant) -> Progress {
+    pub fn on_deadline(&mut self, registry: &Registry, now: Instant) -> Turn {
         let stall = self.stall(now);
         for token in self.clients.tokens() {
             let Some(client) = self.clients.get_mut(token) else { continue };
@@ -338,7 +331,7 @@ impl Attach {
         }
         match self.accepting {
             Accepting::PausedUntil(until) if until <= now => self.on_listener(registry, now),
-            Accepting::PausedUntil(_) | Accepting::Yes | Accepting::Full => Progress::Drained,
+            Accepting::PausedUntil(_) | Accepting::Yes | Accepting::Full => Turn::Dry,
         }
     }
 

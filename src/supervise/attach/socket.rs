@@ -18,16 +18,15 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
 
-use crate::error::{Context, Result};
+use crate::diag::warn;
+use crate::error::{Context, Result, strerror};
 use crate::report::publish::within;
+use crate::sys::socket::ADDRESS_MAX;
 
 const SOCKET_NAME: &str = "attach";
 
 /// Clients that wait to be accepted; the runtime may take its time, and 128 may come at once.
 const BACKLOG: i32 = 128;
-
-/// The longest path a unix socket address holds.
-const ADDRESS_MAX: usize = 107;
 
 /// A listening socket and the file that names it.
 #[derive(Debug)]
@@ -110,10 +109,6 @@ impl FileGuard {
     pub fn keep(mut self) {
         self.made = None;
     }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl Drop for FileGuard {
@@ -122,7 +117,7 @@ impl Drop for FileGuard {
             return;
         }
         if let Err(error) = remove_stale(&self.path) {
-            crate::diag::warn!("Failed to remove {}: {error}", self.path.display());
+            warn!("Failed to remove {}: {}", self.path.display(), strerror(&error));
         }
     }
 }

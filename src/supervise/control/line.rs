@@ -4,6 +4,7 @@
 //! sign, decimal; what follows the last number needed is ignored. A line that means nothing is skipped alone, and
 //! one too long to mean anything is dropped up to its newline. conmon: `ctrl.c`.
 
+use crate::sys::bytes;
 use std::fmt;
 
 /// Bytes of a line without its newline; conmon's buffer holds as many.
@@ -130,7 +131,7 @@ impl Parser {
 
     /// Takes the next `bytes` and calls `on_line` for what each line that they complete means.
     pub fn feed(&mut self, mut bytes: &[u8], mut on_line: impl FnMut(Result<Request, Rejected>)) {
-        while let Some(end) = memchr::memchr(b'\n', bytes) {
+        while let Some(end) = bytes::find(b'\n', bytes) {
             let (line, rest) = bytes.split_at(end);
             bytes = rest.get(1..).unwrap_or_default();
             self.take(line, &mut on_line);

@@ -21,7 +21,7 @@ use nix::unistd::{mkfifo, read};
 
 pub use line::{Dialect, Parser, Rejected, Request, WindowSize};
 
-use super::attach::Progress;
+use super::event::Turn;
 use crate::diag;
 use crate::error::{Context, Result};
 
@@ -92,12 +92,12 @@ impl Fifo {
     /// Reads what has come, at most 64 KiB of it.
     // Not inlined, nor are other rare users of large buffers: the loop's own frame lives as long as the container.
     #[inline(never)]
-    pub fn on_readable(&mut self, registry: &Registry, now: Instant) -> (Requests, Progress) {
+    pub fn on_readable(&mut self, registry: &Registry, now: Instant) -> (Requests, Turn) {
         let (mut requests, mut total, mut buffer) = (Requests::default(), 0, [0; 4096]);
         while total < TURN_BUDGET {
-            let Some(fifo) = &self.fifo else { return (requests, Progress::Drained) };
+            let Some(fifo) = &self.fifo else { return (requests, Turn::Dry) };
             match read(fifo.as_fd(), &mut buffer) {
-                Ok(0) | Err(Errno::EAGAIN) => return (requests, Progress::Drained),
+                Ok(0) | Err(Errno::EAGAIN) => return (requests, Turn::Dry),
                 Ok(len) => {
                     total += len;
                     self.take(buffer.get(..len).unwrap_or_default(), &mut requests, now);
@@ -110,7 +110,7 @@ impl Fifo {
                 }
             }
         }
-        (requests, Progress::More)
+        (requests, Turn::More)
     }
 
     fn take(&mut self, bytes: &[u8], requests: &mut Requests, now: Instant) {
@@ -204,7 +204,7 @@ mod tests {
             !events.is_empty()
         }
 
-        fn read(&mut self) -> (Requests, Progress) {
+        fn read(&mut self) -> (Requests, Turn) {
             self.fifo.on_readable(self.poll.registry(), Instant::now())
         }
     }
@@ -220,11 +220,11 @@ mod tests {
         assert!(bench.has_events(5000));
         let size = |rows, columns| Some(WindowSize { rows, columns });
         let requests = Requests { size: size(30, 40), reopen_logs: true };
-        assert_eq!(bench.read(), (requests, Progress::Drained));
+        assert_eq!(bench.read(), (requests, Turn::Dry));
         bench.writer.write_all(b" 60\n").unwrap();
         assert!(bench.has_events(5000));
         let requests = Requests { size: size(50, 60), reopen_logs: false };
-        assert_eq!(bench.read(), (requests, Progress::Drained));
+        assert_eq!(bench.read(), (requests, Turn::Dry));
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
         while written < 1_000_000 || more {
             assert!(Instant::now() < deadline);
             written += bench.writer.write(&[b'x'; 40_000]).unwrap_or(0);
-            more = bench.read().1 == Progress::More;
+            more = bench.read().1 == Turn::More;
             turns += 1;
         }
         bench.writer.write_all(b"\n1 7 8\n").unwrap();

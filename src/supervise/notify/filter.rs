@@ -3,6 +3,8 @@
 //! Whatever is passed on speaks for the unit that the monitor is in, so only state that can't be abused is: no main
 //! pid, no descriptors, no watchdog settings, nothing unknown. conmon: `conn_sock.c`, `read_remote_sock`.
 
+use crate::sys::bytes;
+
 /// Lines that are passed on as they are.
 const ALLOWED_LINES: [&[u8]; 5] =
     [b"READY=1", b"RELOADING=1", b"STOPPING=1", b"WATCHDOG=1", b"WATCHDOG=trigger"];
@@ -24,7 +26,7 @@ pub enum Extent {
 ///
 /// The message ends at its first NUL. `\r` ends a line as `\n` does.
 pub fn allowed_lines(message: &[u8], extent: Extent) -> Vec<u8> {
-    let end = memchr::memchr(0, message);
+    let end = bytes::find(0, message);
     let text = message.get(..end.unwrap_or(message.len())).unwrap_or(message);
     let text = match extent {
         Extent::Cut if end.is_none() => whole_lines(text),

@@ -24,6 +24,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::diag::{debug, warn};
 use crate::error::{Context, Result, strerror};
+use crate::supervise::event::Turn;
 use crate::supervise::notify::filter::{Extent, allowed_lines};
 
 /// The longest message that is looked at; conmon's buffer.
@@ -35,15 +36,6 @@ const TURN_MAX: usize = 8;
 
 /// Below the bundle; podman mounts the directory into the container.
 const SOCKET: &str = "notify/notify.sock";
-
-/// Why [`NotifyRelay::on_readable`] stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Nothing to read until the next event.
-    Drained,
-    /// There may be more and no event will tell: call again after the other sources had their turn.
-    More,
-}
 
 #[derive(Debug)]
 pub struct NotifyRelay {
@@ -95,24 +87,16 @@ impl NotifyRelay {
         registry.register(&mut SourceFd(&self.container.as_raw_fd()), token, Interest::READABLE)
     }
 
-    /// Undoes [`Self::register`]; call it before the relay is dropped.
-    ///
-    /// # Errors
-    /// As epoll_ctl(2).
-    pub fn deregister(&self, registry: &Registry) -> io::Result<()> {
-        registry.deregister(&mut SourceFd(&self.container.as_raw_fd()))
-    }
-
     /// Passes on what the container has sent; never blocks.
     pub fn on_readable(&mut self) -> Turn {
         for _ in 0..TURN_MAX {
             match self.relay_one() {
                 Ok(()) | Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Turn::Drained,
+                Err(Errno::EAGAIN) => return Turn::Dry,
                 Err(error) => {
                     // The socket is still good, and the next datagram wakes us again.
                     warn!("Failed to read from the container's notify socket: {}", error.desc());
-                    return Turn::Drained;
+                    return Turn::Dry;
                 }
             }
         }

@@ -68,17 +68,6 @@ impl OomWatch {
         }
     }
 
-    /// Undoes [`Self::register`]; call it before the watch is dropped.
-    ///
-    /// # Errors
-    /// As epoll_ctl(2).
-    pub fn deregister(&self, registry: &Registry) -> io::Result<()> {
-        match self {
-            Self::V1(watch) => watch.deregister(registry),
-            Self::V2(watch) => watch.deregister(registry),
-        }
-    }
-
     /// Takes what the kernel has to tell; never blocks, and one call takes all there is.
     ///
     /// True when processes were killed since the last look. False proves nothing on cgroup v1, where the event comes

@@ -69,6 +69,11 @@ impl Watch {
         let kills = read_control(&control).ok().and_then(|control| control.kills);
         let event = match registered {
             Ok(event) => Some(event),
+            // Not ours to watch, as without root: the container shares it with others, whose kills it counts too.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                debug!("no right to watch {} for OOM kills", directory.display());
+                return None;
+            }
             Err(error) if kills.is_some() => {
                 debug!(
                     "no OOM events from {}, its counter must do: {}",
@@ -93,13 +98,6 @@ impl Watch {
     pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         match &self.event {
             Some(event) => registry.register(&mut SourceFd(&event.as_raw_fd()), token, Interest::READABLE),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn deregister(&self, registry: &Registry) -> io::Result<()> {
-        match &self.event {
-            Some(event) => registry.deregister(&mut SourceFd(&event.as_raw_fd())),
             None => Ok(()),
         }
     }

@@ -59,10 +59,6 @@ impl Watch {
         registry.register(&mut SourceFd(&self.events.as_raw_fd()), token, Interest::PRIORITY)
     }
 
-    pub(super) fn deregister(&self, registry: &Registry) -> io::Result<()> {
-        registry.deregister(&mut SourceFd(&self.events.as_raw_fd()))
-    }
-
     pub(super) fn on_readable(&mut self) -> bool {
         let kills = match self.read_kills() {
             Ok(kills) => kills,
@@ -173,7 +169,6 @@ mod tests {
             }
             child.wait().unwrap();
         }
-        watch.deregister(poll.registry()).unwrap();
     }
 
     #[test]

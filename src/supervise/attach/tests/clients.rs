@@ -72,11 +72,11 @@ fn accepting_pauses_while_there_are_no_descriptors() {
     let now = Instant::now();
     for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
         let failed = bench.attach.on_accept_failed(&io::Error::from_raw_os_error(errno), now);
-        assert_eq!(failed, Progress::Drained);
+        assert_eq!(failed, Turn::Dry);
     }
     assert_eq!(bench.attach.next_deadline(), Some(now + ACCEPT_PAUSE));
     let remote = Remote::connect(&bench.dir.0.join("attach"));
-    assert_eq!(bench.attach.on_listener(bench.poll.registry(), now), Progress::Drained);
+    assert_eq!(bench.attach.on_listener(bench.poll.registry(), now), Turn::Dry);
     assert_eq!(bench.count(), 0);
     bench.attach.on_deadline(bench.poll.registry(), now + ACCEPT_PAUSE);
     assert_eq!((bench.count(), bench.attach.next_deadline()), (1, None));

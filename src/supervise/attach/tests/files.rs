@@ -28,7 +28,6 @@ fn the_symlink_is_a_byte_short_where_conmons_is_and_is_removed() {
     for (len, expected) in [(room - 1, room - 1), (room, room - 1), (room + 1, room + 1)] {
         let guard = link(&dir.0, OsStr::new(&"u".repeat(len)), Path::new("/some/bundle")).unwrap();
         let path = dir.0.join("u".repeat(expected));
-        assert_eq!(guard.path(), path);
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("/some/bundle"));
         let replaced = link(&dir.0, OsStr::new(&"u".repeat(len)), Path::new("/other")).unwrap();
         drop(guard);

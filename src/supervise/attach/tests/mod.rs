@@ -112,10 +112,10 @@ impl Bench {
             }
         }
         if self.attach.next_deadline().is_some_and(|due| due <= now) {
-            self.listener_ready |= self.attach.on_deadline(registry, now) == Progress::More;
+            self.listener_ready |= self.attach.on_deadline(registry, now) == Turn::More;
         }
         if self.listener_ready {
-            self.listener_ready = self.attach.on_listener(registry, now) == Progress::More;
+            self.listener_ready = self.attach.on_listener(registry, now) == Turn::More;
         }
         self.attach.read_input(&mut self.stdin, 65536, registry, now);
     }
