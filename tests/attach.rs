@@ -328,9 +328,8 @@ fn a_client_that_pauses_loses_nothing() {
         let monitor = running(&bench, &[], "wait go\nlines 20000 99\ntouch written\nexit 3");
         let client = monitor.attach();
         bench.touch("go");
-        deadline::holds("the container has to wait", Duration::from_millis(300), || {
-            !bench.path("written").exists()
-        });
+        monitor.wait_for_halt();
+        assert!(!bench.path("written").exists(), "the container has to wait");
         assert!(client.read_to_end().0 == numbered(20000, 99), "output lost or changed");
         assert_eq!(monitor.finish_rest(), "3");
         assert!(bench.logged("stdout") == numbered(20000, 99));
@@ -352,16 +351,6 @@ fn a_client_that_leaves_does_not_stop_the_container() {
     });
 }
 
-/// Waits until the container's output has come to a halt, because a client takes nothing.
-fn wait_for_halt(bench: &Bench) {
-    let size = || std::fs::metadata(bench.log()).map_or(0, |meta| meta.len());
-    deadline::until("the output to come to a halt", || {
-        let now = size();
-        let goes_on = deadline::try_until(Duration::from_millis(150), || (size() != now).then_some(()));
-        (now > 0 && goes_on.is_none()).then_some(())
-    });
-}
-
 #[test]
 fn a_stuck_client_does_not_hold_the_exit_up() {
     behaviour!(|| {
@@ -369,10 +358,8 @@ fn a_stuck_client_does_not_hold_the_exit_up() {
         let monitor = running(&bench, &[], "wait go\nlines 20000 99\nexit 3");
         let client = monitor.attach();
         bench.touch("go");
-        assert!(deadline::readable(client.as_fd(), deadline::limit()));
-        deadline::holds("the container has to wait", Duration::from_millis(200), || {
-            monitor.container().alive()
-        });
+        monitor.wait_for_halt();
+        assert!(monitor.container().alive(), "the container has to wait");
         monitor.container().signal(Signal::SIGKILL);
         assert_eq!(bench.wait_exit_file(), "137");
         let (stdout, _) = client.read_to_end();
@@ -394,13 +381,11 @@ fn a_stuck_client_is_dropped_some_time_after_the_exit() {
         monitor.report();
         let _stuck = monitor.attach();
         bench.touch("go");
-        wait_for_halt(&bench);
+        monitor.wait_for_halt();
         monitor.container().signal(Signal::SIGKILL);
         bench.wait_exit_file();
-        // Ten seconds, and some for a busy machine.
-        let limit = deadline::scaled(Duration::from_secs(20));
-        let ran = deadline::try_until(limit, || bench.path("t/seen/done").exists().then_some(()));
-        assert!(ran.is_some(), "the exit command waits for the client");
+        // It takes nothing, and does not go away either.
+        bench.wait_file(&bench.path("t/seen/done"));
         monitor.wait();
     });
 }
@@ -428,9 +413,11 @@ fn a_stuck_client_does_not_stop_the_other_stream() {
         let monitor = running(&bench, &[], payload);
         let client = monitor.attach();
         bench.touch("go");
-        wait_for_halt(&bench);
+        monitor.wait_for_halt();
         bench.touch("second");
-        deadline::until("stderr in the log", || (bench.logged("stderr") == b"still here\n").then_some(()));
+        deadline::until("stderr in the log", || {
+            (bench.logged_so_far("stderr") == b"still here\n").then_some(())
+        });
         drop(client);
         bench.touch("end");
         monitor.finish_rest();

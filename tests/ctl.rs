@@ -27,6 +27,12 @@ fn log(bench: &Bench) -> Vec<String> {
     texts(&bench.log_bytes(&bench.log()))
 }
 
+/// Waits until the monitor has read all that was written to its fifo.
+fn wait_until_read(bench: &Bench) {
+    let ctl = bench.bundle().join("ctl");
+    deadline::until("the monitor to read it", || (unread_in_fifo(&ctl) == 0).then_some(()));
+}
+
 fn wait_for_line(bench: &Bench, text: &str) {
     deadline::until(&format!("{text} in the log"), || {
         log(bench).iter().any(|line| line == text).then_some(())
@@ -80,20 +86,17 @@ fn reopen_without_a_rename_starts_afresh() {
     });
 }
 
-/// Sends `text` and tells whether the log was reopened.
+/// Sends `text` part by part and tells whether the log was reopened in the whole life of the container.
 fn reopens(text: &[&str]) -> bool {
     let bench = Bench::new();
     let monitor = running(&bench, &[]);
     let before = inode(&bench);
     for part in text {
         bench.ctl(part);
-        // Lets the monitor read part by part.
-        deadline::holds("a moment", Duration::from_millis(15), || true);
+        wait_until_read(&bench);
     }
-    let changed = || (inode(&bench) != before && inode(&bench) != 0).then_some(());
-    let reopened = deadline::try_until(deadline::scaled(Duration::from_millis(150)), changed).is_some();
     finish(&bench, monitor);
-    reopened
+    inode(&bench) != before
 }
 
 #[test]
@@ -148,8 +151,7 @@ fn an_over_long_line_costs_no_time() {
         // In pieces, because conmon gets by with a line that fills its buffer of 199 bytes in one read.
         for length in [100, 99] {
             bench.ctl(&"9".repeat(length));
-            let ctl = bench.bundle().join("ctl");
-            deadline::until("the monitor to read it", || (unread_in_fifo(&ctl) == 0).then_some(()));
+            wait_until_read(&bench);
         }
         bench.ctl(&"9".repeat(300));
         pid.expect_idle();
@@ -273,6 +275,10 @@ fn a_reopen_that_fails_is_repeated_until_it_works() {
 
 #[test]
 fn a_reopen_at_the_very_end_is_answered() {
+    // The original may come to the container's end first, and then nobody reads the request.
+    if compat_tests::differences::original().is_some() {
+        return;
+    }
     behaviour!(|| {
         let bench = Bench::new();
         bench.script("payload\nprint one\\n\nwait go\nexit 3");
@@ -280,8 +286,9 @@ fn a_reopen_at_the_very_end_is_answered() {
         monitor.report();
         let pid = monitor.pid();
         pid.signal(nix::sys::signal::Signal::SIGSTOP);
+        deadline::until("the monitor to stop", || (pid.state() == Some('T')).then_some(()));
         bench.touch("go");
-        deadline::until("the container's end", || (monitor.container().state() != Some('S')).then_some(()));
+        deadline::until("the container's end", || (!monitor.container().alive()).then_some(()));
         std::fs::rename(bench.log(), bench.path("moved")).unwrap();
         bench.ctl("2 0 0\n");
         pid.signal(nix::sys::signal::Signal::SIGCONT);

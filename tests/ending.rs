@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use compat_tests::bench::CID;
 use compat_tests::{Bench, behaviour, deadline};
+use nix::fcntl::OFlag;
 
 /// Mode, with the letter of the type.
 fn mode(path: &std::path::Path) -> String {
@@ -66,6 +67,7 @@ fn the_drivers_umask_changes_no_mode() {
             bench.script("payload\nwait go\nexit 3");
             let mut monitor = bench.podman().umask(umask).run();
             monitor.report();
+            monitor.wait_parent();
             let bundle = bench.bundle();
             assert_eq!(mode(&bundle.join("attach")), "s700");
             assert_eq!(mode(&bundle.join("ctl")), "p640");
@@ -163,7 +165,7 @@ fn a_failed_start_removes_the_link() {
 fn inherited_descriptors_stay_open_while_the_container_runs() {
     behaviour!(|| {
         let bench = Bench::new();
-        let (read, write) = nix::unistd::pipe().unwrap();
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
         bench.script("payload\nclose 7\ntouch closed\nwait go\nexit 3");
         let mut monitor = bench.podman().inherit(write, 7).run();
         monitor.report();
@@ -183,14 +185,17 @@ fn inherited_descriptors_are_closed_before_the_exit_is_published() {
     behaviour!(|| {
         for _ in 0..5 {
             let bench = Bench::new();
-            let (read, write) = nix::unistd::pipe().unwrap();
+            let (_read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
             bench.script("payload\nclose 7\nwait go\nexit 3");
             bench.exit_script("wait end");
             let mut monitor = bench.podman().inherit(write, 7).exit_command([""; 0]).run();
             monitor.report();
+            // Whoever else has it open for a moment is a child that another test is starting.
+            let pipe = monitor.pid().fds()[&7].clone();
             bench.touch("go");
             bench.wait_file(&bench.persist_exit_file());
-            assert!(deadline::readable(read.as_fd(), Duration::ZERO), "still held when the exit is known");
+            let holders = bench.processes().into_iter().filter(|process| process.holds(&pipe));
+            assert_eq!(holders.collect::<Vec<_>>(), [], "still held when the exit is known");
             bench.touch("end");
             monitor.wait();
         }

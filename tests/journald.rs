@@ -145,7 +145,7 @@ fn a_line_in_two_writes_is_one_entry() {
     behaviour!(|| {
         let bench = Bench::new();
         let journal = Journal::new(&bench);
-        bench.script("payload\nprint par\nsleep 100\nprint tial\\n\neprint err\\n\nexit 3");
+        bench.script("payload\nprint par\ndrained\nprint tial\\n\neprint err\\n\nexit 3");
         let mut seen = logged(&bench, logging(&bench, &[]), journal);
         seen.sort();
         assert_eq!(seen, pairs(&[("err", "3"), ("partial", "6")]));
@@ -181,7 +181,7 @@ fn also_one_that_comes_in_pieces() {
     behaviour!(|| {
         let bench = Bench::new();
         let journal = Journal::new(&bench);
-        bench.script("payload\nprint <\nsleep 100\nprint 4>warning\\n\nexit 3");
+        bench.script("payload\nprint <\ndrained\nprint 4>warning\\n\nexit 3");
         assert_eq!(logged(&bench, logging(&bench, &[]), journal), pairs(&[("warning", "4")]));
     });
 }

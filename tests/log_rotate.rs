@@ -9,8 +9,8 @@ use compat_tests::{Bench, LogLine, MonitorCommand, behaviour, deadline};
 /// Bytes of one record with a content of ten bytes.
 const RECORD: u64 = 43 + 2 + 10 + 1;
 /// Five records of ten bytes each, written apart so that each is a decision of its own.
-const FIVE: &str = "print aaaaaaaaaa\\n\nsleep 30\nprint bbbbbbbbbb\\n\nsleep 30\nprint cccccccccc\\n\nsleep 30\n\
-                    print dddddddddd\\n\nsleep 30\nprint eeeeeeeeee\\n\n";
+const FIVE: &str = "print aaaaaaaaaa\\n\ndrained\nprint bbbbbbbbbb\\n\ndrained\nprint cccccccccc\\n\ndrained\n\
+                    print dddddddddd\\n\ndrained\nprint eeeeeeeeee\\n\n";
 
 /// The log takes one record, and `files` older ones stay.
 fn rotating<'b>(bench: &'b Bench, log: &Path, files: &str) -> MonitorCommand<'b> {

@@ -20,6 +20,12 @@ impl Cgroup {
         let cgroup = Self(base.join(name));
         std::fs::create_dir(&cgroup.0).expect("a memory cgroup");
         std::fs::write(cgroup.0.join(limit), "25165824").expect("the memory controller");
+        // Where memory could be swapped out nobody would be killed.
+        for (file, bytes) in [("memory.memsw.limit_in_bytes", "25165824"), ("memory.swap.max", "0")] {
+            if cgroup.0.join(file).exists() {
+                std::fs::write(cgroup.0.join(file), bytes).expect("a limit of swap");
+            }
+        }
         cgroup
     }
 

@@ -32,7 +32,7 @@ fn the_container_writes_to_the_drivers_stdio() {
 fn the_container_reads_the_drivers_stdin() {
     behaviour!(|| {
         let bench = Bench::new();
-        let (read, write) = nix::unistd::pipe().unwrap();
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         bench.script("payload\ncat input\nexit 3");
         let monitor = passthrough(&bench).stdio(0, read).run();
         File::from(write).write_all(b"typed").unwrap();
@@ -59,7 +59,7 @@ fn there_is_no_attach_socket_and_no_fifo() {
 fn the_monitor_itself_lets_go_of_the_drivers_stdio() {
     behaviour!(|| {
         let bench = Bench::new();
-        let (read, write) = nix::unistd::pipe().unwrap();
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         bench.script("payload\nprint hello\nclose 1\nclose 2\nwait go\nexit 3");
         let command = passthrough(&bench).stdio(1, write.try_clone().unwrap()).stdio(2, write);
         let mut monitor = command.run();

@@ -12,8 +12,8 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-/// Nobody has this pid.
-const DEAD: &str = "4194300";
+/// Nobody has this pid, which is above the largest there can be.
+const DEAD: &str = "4999999";
 
 fn open_reader(fifo: &Path) -> OwnedFd {
     nix::fcntl::open(fifo, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()).unwrap()

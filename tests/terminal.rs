@@ -212,7 +212,7 @@ fn wait_size(bench: &Bench, name: &str, expected: &str) {
 fn a_resize_reaches_the_terminal() {
     behaviour!(|| {
         let bench = Bench::new();
-        let monitor = running(&bench, &"winsize size\nsleep 10\n".repeat(300));
+        let monitor = running(&bench, "winsize size");
         wait_size(&bench, "size", "0 0");
         bench.ctl("1 33 101\n");
         wait_size(&bench, "size", "33 101");
@@ -265,7 +265,7 @@ fn what_is_no_resize_leaves_the_terminal_alone() {
 fn of_several_resizes_at_once_the_last_counts() {
     behaviour!(|| {
         let bench = Bench::new();
-        let monitor = running(&bench, &"winsize size\nsleep 10\n".repeat(300));
+        let monitor = running(&bench, "winsize size");
         wait_size(&bench, "size", "0 0");
         bench.ctl("1 24 80\n1 25 81\n");
         wait_size(&bench, "size", "25 81");
@@ -278,8 +278,7 @@ fn of_several_resizes_at_once_the_last_counts() {
 fn a_resize_before_the_terminal_is_there_is_kept() {
     behaviour!(|| {
         let bench = Bench::new();
-        let sizes = "winsize size\nsleep 10\n".repeat(300);
-        bench.script(&format!("touch creating\nwait go\nconsole\npayload\n{sizes}"));
+        bench.script("touch creating\nwait go\nconsole\npayload\nwinsize size");
         let mut monitor = command(&bench).run();
         bench.wait_file(&bench.path("creating"));
         bench.ctl("1 44 144\n");
@@ -358,8 +357,7 @@ fn an_exec_with_a_terminal() {
 fn an_exec_gets_the_size_written_before_its_start() {
     behaviour!(|| {
         let bench = Bench::new();
-        let sizes = "winsize size\nsleep 10\n".repeat(300);
-        bench.exec_script(&format!("console\npayload\n{sizes}"));
+        bench.exec_script("console\npayload\nwinsize size");
         let mut monitor = bench.podman_exec().arg("-t").env("TMPDIR", bench.path("t")).run();
         monitor.attach_pipe().report("readiness on the attach pipe");
         compat_tests::fifo::write_fifo(&bench.exec_bundle().join("ctl"), b"1 44 144\n");

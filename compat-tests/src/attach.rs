@@ -1,5 +1,7 @@
 //! A client of the attach socket, as podman and CRI-O are.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -14,6 +16,8 @@ use crate::deadline::{self, limit};
 #[derive(Debug)]
 pub struct AttachClient {
     socket: OwnedFd,
+    /// Packets of the other stream that [`Self::read_until`] has come across: which stream is passed on first is chance.
+    kept: RefCell<VecDeque<(u8, Vec<u8>)>>,
 }
 
 impl AttachClient {
@@ -30,7 +34,7 @@ impl AttachClient {
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).ok()?;
         let address = UnixAddr::new(format!("/proc/self/fd/{}", file.as_raw_fd()).as_str()).ok()?;
         connect(socket.as_raw_fd(), &address).ok()?;
-        Some(Self { socket })
+        Some(Self { socket, kept: RefCell::default() })
     }
 
     /// Sends `bytes` as one packet.
@@ -49,6 +53,11 @@ impl AttachClient {
     /// The next packet: stream number and payload; `None` when the monitor has hung up.
     #[must_use]
     pub fn packet(&self) -> Option<(u8, Vec<u8>)> {
+        let kept = self.kept.borrow_mut().pop_front();
+        kept.or_else(|| self.next_packet())
+    }
+
+    fn next_packet(&self) -> Option<(u8, Vec<u8>)> {
         assert!(deadline::readable(self.socket.as_fd(), limit()), "gave up waiting for an attach packet");
         let mut buffer = vec![0; 64 * 1024];
         let count = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap_or(0);
@@ -63,22 +72,22 @@ impl AttachClient {
         deadline::readable(self.socket.as_fd(), std::time::Duration::ZERO)
     }
 
-    /// Reads packets until the payload of `stream` contains `needle`; everything of that stream so far.
+    /// Reads packets until the payload of `stream` contains `needle`; everything of that stream so far. What comes of the
+    /// other stream meanwhile is kept.
     #[must_use]
     pub fn read_until(&self, stream: u8, needle: &str) -> String {
-        let mut seen = Vec::new();
-        loop {
-            let Some((from, payload)) = self.packet() else {
-                panic!("attach ended without {needle:?}, only {:?}", String::from_utf8_lossy(&seen));
-            };
-            if from == stream {
-                seen.extend_from_slice(&payload);
-            }
-            let text = String::from_utf8_lossy(&seen);
-            if text.contains(needle) {
-                return text.into_owned();
+        let (own, mut others): (VecDeque<_>, VecDeque<_>) =
+            self.kept.take().into_iter().partition(|(from, _)| *from == stream);
+        let mut seen: Vec<u8> = own.into_iter().flat_map(|(_, payload)| payload).collect();
+        while !String::from_utf8_lossy(&seen).contains(needle) {
+            match self.next_packet() {
+                Some((from, payload)) if from == stream => seen.extend_from_slice(&payload),
+                Some(other) => others.push_back(other),
+                None => panic!("attach ended without {needle:?}, only {:?}", String::from_utf8_lossy(&seen)),
             }
         }
+        self.kept.replace(others);
+        String::from_utf8_lossy(&seen).into_owned()
     }
 
     /// Everything up to the end, per stream: (stdout, stderr).

@@ -59,8 +59,7 @@ impl Bench {
     #[must_use]
     pub fn with_program(program: &Path) -> Self {
         nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
-        let template = std::env::temp_dir().join("fm.XXXXXX");
-        let dir = nix::unistd::mkdtemp(&template).expect("temporary directory");
+        let dir = fresh_directory("fm");
         let bench = Self { dir, program: program.to_owned(), seen: RefCell::default() };
         for folder in ["b", "exits", "persist", "s", "t", "x", "x/exit", "x/persist"] {
             std::fs::create_dir(bench.path(folder)).expect("mkdir");
@@ -209,6 +208,16 @@ impl Bench {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Makes an executable file. A process of its own writes it: one that is open for writing can't be executed, and what
+    /// this process has open is inherited by whatever another test happens to be starting.
+    pub fn executable(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        let mut write = std::process::Command::new("/bin/sh");
+        write.args(["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\""]).arg(&path).arg(text);
+        crate::session::run(write).exits(0);
+        path
+    }
+
     /// Creates an empty file, which scripts wait for with `wait`.
     pub fn touch(&self, name: &str) {
         std::fs::write(self.path(name), "").expect("touch");
@@ -218,6 +227,12 @@ impl Bench {
     #[must_use]
     pub fn log_lines(&self) -> Vec<LogLine> {
         LogLine::parse_all(&self.log_bytes(&self.log()))
+    }
+
+    /// As [`Self::logged`], of a log that is being written: a record of which only a part is there yet is left out.
+    #[must_use]
+    pub fn logged_so_far(&self, stream: &str) -> Vec<u8> {
+        joined(&LogLine::parse_whole(&self.log_bytes(&self.log())), stream)
     }
 
     /// The content of a log file, checked against the cap.
@@ -307,15 +322,21 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let gone = deadline::try_until(deadline::scaled(Duration::from_secs(10)), || {
-            let left = self.processes();
+        let mut looks = 0;
+        let gone = deadline::try_until(deadline::scaled(Duration::from_secs(60)), || {
+            let mut left = self.processes();
+            let own = std::process::id().cast_signed();
+            // What has not become its program yet does not carry the mark, but is a child of ours.
+            let started = self.seen.borrow().iter().copied().map(Process).collect::<Vec<_>>();
+            left.extend(started.into_iter().filter(|process| process.ppid() == own && process.alive()));
             for process in &left {
                 let _ = kill(Pid::from_raw(process.0), Signal::SIGKILL);
             }
             self.reap();
             // One look can miss a process whose parent has forked it, and gone, since the list of processes was taken. The
             // end of its start pipe has just set such a parent going.
-            (left.is_empty() && self.processes().is_empty()).then_some(())
+            looks = if left.is_empty() { looks + 1 } else { 0 };
+            (looks > 1).then_some(())
         });
         self.reap();
         let removed = std::fs::remove_dir_all(&self.dir);
@@ -324,6 +345,18 @@ impl Drop for Bench {
             removed.expect("remove the bench");
         }
     }
+}
+
+/// An empty directory that nobody else has, `NAME.` and six letters. In `/tmp` where the system's temporary directory has
+/// a path so long that sockets in it could not be named.
+///
+/// # Panics
+/// When it can't be made.
+#[must_use]
+pub fn fresh_directory(name: &str) -> PathBuf {
+    let usual = Some(std::env::temp_dir()).filter(|path| path.as_os_str().len() <= 30);
+    let base = usual.unwrap_or_else(|| PathBuf::from("/tmp"));
+    nix::unistd::mkdtemp(&base.join(format!("{name}.XXXXXX"))).expect("temporary directory")
 }
 
 /// A program built beside the test executable (`target/<profile>/NAME`).

@@ -15,7 +15,7 @@ use crate::channel::{Kind, report_pair, start_pair};
 use crate::monitor::Monitor;
 
 /// A process that nobody lets through its gate ends by itself.
-const GATE_LIMIT_MS: i32 = 10_000;
+const GATE_LIMIT_MS: i32 = 60_000;
 
 /// Where one of the descriptors 0, 1 and 2 leads.
 #[derive(Debug)]

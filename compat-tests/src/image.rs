@@ -8,6 +8,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::session::run;
+
 const APPLETS: &[&str] = &[
     "cat", "cut", "dd", "echo", "env", "false", "grep", "head", "id", "kill", "ls", "md5sum", "mkdir",
     "mknod", "nc", "printf", "ps", "pwd", "readlink", "rm", "sed", "seq", "sleep", "sort", "tail", "tee",
@@ -24,7 +26,7 @@ pub fn make(root: &Path) {
     for directory in DIRECTORIES {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
-    fs::copy(program("busybox"), root.join("bin/busybox")).unwrap();
+    copy(&program("busybox"), &root.join("bin/busybox"));
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
@@ -47,18 +49,26 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 pub fn copy_flat(name: &str, directory: &Path) {
     fs::create_dir_all(directory).unwrap();
     let source = program(name);
-    fs::copy(&source, directory.join(name)).unwrap();
+    copy(&source, &directory.join(name));
     for library in libraries(&source) {
-        fs::copy(&library, directory.join(library.file_name().unwrap())).unwrap();
+        copy(&library, &directory.join(library.file_name().unwrap()));
     }
 }
 
+/// Copies a program. A process of its own does it: one that is open for writing can't be executed, and what this process
+/// has open is inherited by whatever another test happens to be starting.
+pub fn copy(source: &Path, target: &Path) {
+    let mut copy = Command::new("cp");
+    copy.arg("--dereference").arg(source).arg(target);
+    run(copy).exits(0);
+}
+
 fn add_with_libraries(source: &Path, target: &Path, root: &Path) {
-    fs::copy(source, target).unwrap();
+    copy(source, target);
     for library in libraries(source) {
-        let copy = root.join(library.strip_prefix("/").unwrap());
-        fs::create_dir_all(copy.parent().unwrap()).unwrap();
-        fs::copy(library, copy).unwrap();
+        let place = root.join(library.strip_prefix("/").unwrap());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        copy(&library, &place);
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -126,7 +127,7 @@ impl Journal {
     /// All entries of the container so far, oldest first; what was sent before the call is among them.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
-        run(journalctl(&["--sync"])).exits(0);
+        Self::sync();
         let container = format!("CONTAINER_ID_FULL={CID}");
         let outcome = run(journalctl(&["--no-pager", "--all", "-o", "json", &container])).exits(0);
         outcome
@@ -140,17 +141,40 @@ impl Journal {
     /// How many entries the container has, without taking them apart.
     #[must_use]
     pub fn count(&self) -> usize {
-        run(journalctl(&["--sync"])).exits(0);
+        Self::sync();
         let container = format!("CONTAINER_ID_FULL={CID}");
         let only = "--output-fields=PRIORITY";
         let outcome = run(journalctl(&["--no-pager", "-o", "json", only, &container])).exits(0);
         outcome.stdout.iter().filter(|byte| **byte == b'\n').count()
     }
 
+    /// Has everything written that was sent so far. A daemon that has just been started may not listen to this yet.
+    fn sync() {
+        deadline::until("the journal to be synced", || {
+            (run(journalctl(&["--sync"])).code == 0).then_some(())
+        });
+    }
+
+    /// Waits until there are `count` entries.
+    pub fn wait_for(&self, count: usize) {
+        self.until(&format!("{count} entries"), || self.count() == count);
+    }
+
+    /// Asks `condition` now and then: every look at the journal costs the time in which it could be written.
+    pub fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        deadline::until(what, || {
+            let met = condition();
+            if !met {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            met.then_some(())
+        });
+    }
+
     /// The messages of the container as `cat` shows them; for many short lines of text.
     #[must_use]
     pub fn messages(&self) -> Vec<String> {
-        run(journalctl(&["--sync"])).exits(0);
+        Self::sync();
         let container = format!("CONTAINER_ID_FULL={CID}");
         let outcome = run(journalctl(&["--no-pager", "--all", "-o", "cat", &container])).exits(0);
         outcome.stdout_text().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()

@@ -24,6 +24,13 @@ impl LogLine {
         whole.split(|byte| *byte == b'\n').map(Self::parse).collect()
     }
 
+    /// The whole records of a log that is being written.
+    #[must_use]
+    pub fn parse_whole(bytes: &[u8]) -> Vec<Self> {
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        Self::parse_all(&bytes[..end])
+    }
+
     fn parse(line: &[u8]) -> Self {
         let mut fields = line.splitn(4, |byte| *byte == b' ');
         let mut text = || {

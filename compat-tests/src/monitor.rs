@@ -117,6 +117,16 @@ impl<'b> Monitor<'b> {
         client
     }
 
+    /// Waits until nothing goes on any more: the monitor sleeps, and so does everybody in its bench. A container that
+    /// writes has been brought to a halt then, and what it wrote before is where it is going to stay.
+    pub fn wait_for_halt(&self) {
+        let pid = self.pid();
+        let sleep = || self.bench.processes().into_iter().all(Process::sleeps);
+        deadline::until("everything to come to a halt", || {
+            (sleep() && pid.rests(Duration::from_millis(150)) && sleep()).then_some(())
+        });
+    }
+
     /// Waits for the monitor: the parent has exited 0 (checked) and then the process of its pid file ends.
     pub fn wait(&self) -> Ended {
         let monitor = self.pid();

@@ -5,13 +5,14 @@
 //! network, small limits. [`Podman::finish`] checks that no process is left; dropping removes all.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::bench;
 use crate::deadline;
 use crate::image::{self, program};
 use crate::observe;
@@ -23,6 +24,9 @@ use crate::user::{self, User};
 
 /// The name of the image.
 pub const IMAGE: &str = "img";
+
+/// A function for scripts: waits for the file of that name in the shared directory.
+pub const WAIT: &str = "wait_for() { until test -e /shared/$1; do sleep 0.02; done; }";
 
 #[derive(Debug)]
 pub struct Podman {
@@ -56,7 +60,7 @@ impl Podman {
             // Where it was built may be out of the user's reach.
             podman.conmon = podman.dir.join("monitor/conmon");
             fs::create_dir(podman.dir.join("monitor")).unwrap();
-            fs::copy(&side.program, &podman.conmon).unwrap();
+            image::copy(&side.program, &podman.conmon);
             user::give(&podman.dir);
         }
         podman.import_image();
@@ -109,11 +113,27 @@ runtime = "runc"
     pub fn monitor_at_rest(&self) {
         self.until("the monitor to come to rest", || {
             let pid = self.inspect("c", "{{.State.ConmonPid}}").parse().unwrap();
-            let monitor = Process(pid);
-            let before = monitor.status("voluntary_ctxt_switches");
-            deadline::try_until(Duration::from_millis(500), || None::<()>);
-            (before == monitor.status("voluntary_ctxt_switches")).then_some(())
+            Process(pid).rests(Duration::from_millis(500)).then_some(())
         });
+    }
+
+    /// The option that gives the directory `shared` here to a container as `/shared`, where it and the test wait for each
+    /// other's files; see [`WAIT`].
+    pub fn shared(&self) -> String {
+        let shared = self.dir.join("shared");
+        fs::create_dir_all(&shared).unwrap();
+        format!("--volume={}:/shared", shared.display())
+    }
+
+    /// Makes a file in the shared directory.
+    pub fn touch(&self, name: &str) {
+        fs::write(self.dir.join("shared").join(name), "").unwrap();
+    }
+
+    /// Waits for a file that the container makes in the shared directory.
+    pub fn wait_for_file(&self, name: &str) {
+        let path = self.dir.join("shared").join(name);
+        self.until(name, || path.exists().then_some(()));
     }
 
     /// podman with its global options, without `--conmon`.
@@ -189,7 +209,7 @@ runtime = "runc"
 
     /// Asks `probe` until it has an answer. podman itself takes its time on a busy machine.
     pub fn until<T>(&self, what: &str, probe: impl FnMut() -> Option<T>) -> T {
-        deadline::try_until(deadline::scaled(Duration::from_secs(30)), probe)
+        deadline::try_until(deadline::scaled(Duration::from_secs(120)), probe)
             .unwrap_or_else(|| panic!("gave up waiting for {what}"))
     }
 
@@ -282,10 +302,9 @@ impl Drop for Podman {
 
 /// Masked in `transcript`.
 fn fresh_directory(transcript: &mut Transcript) -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let dir = std::env::temp_dir().join(format!("ferromon-podman-{}-{count}", std::process::id()));
-    fs::create_dir(&dir).unwrap();
+    let dir = bench::fresh_directory("ferromon-podman");
+    // A container's user may be another one.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
     transcript.mask(dir.to_string_lossy(), "dir");
     dir
 }

@@ -55,17 +55,42 @@ impl Process {
         nanoseconds.map_or_else(|| Duration::from_millis(ticks() * 10), Duration::from_nanos)
     }
 
-    /// Checks that the process lives for a while and uses next to no time.
+    /// Checks that the process comes to rest: it sleeps, and in 300 ms it uses next to no time. One that is busy and does
+    /// not get a processor does not sleep, so the answer does not depend on how busy the machine is.
     ///
     /// # Panics
     /// When it is busy, or dies.
     pub fn expect_idle(self) {
-        // What it was just asked to do may still be going on.
-        deadline::holds("the process lives", Duration::from_millis(50), || self.alive());
-        let before = self.cpu();
-        deadline::holds("the process lives", Duration::from_millis(300), || self.alive());
-        let used = self.cpu().saturating_sub(before);
-        assert!(used < Duration::from_millis(8), "used {used:?} of 300 ms while nothing happened");
+        deadline::until("the process to come to rest", || {
+            assert!(self.alive(), "the process lives");
+            let (slept, before) = (self.sleeps(), self.cpu());
+            std::thread::sleep(Duration::from_millis(300));
+            let used = self.cpu().saturating_sub(before);
+            (slept && self.sleeps() && used < Duration::from_millis(8)).then_some(())
+        });
+    }
+
+    /// Whether the process sleeps all the time for `time`. One that wants to run and does not get a processor is not
+    /// taken for a sleeping one, so the answer does not depend on how busy the machine is.
+    #[must_use]
+    pub fn rests(self, time: Duration) -> bool {
+        let before = self.activity();
+        if !self.sleeps() {
+            return false;
+        }
+        std::thread::sleep(time);
+        before == self.activity() && self.sleeps()
+    }
+
+    /// Waiting for something, and not for a processor or a disk.
+    #[must_use]
+    pub fn sleeps(self) -> bool {
+        self.state() == Some('S')
+    }
+
+    /// Stays the same as long as the process does not run.
+    fn activity(self) -> (Duration, String, String) {
+        (self.cpu(), self.status("voluntary_ctxt_switches"), self.status("nonvoluntary_ctxt_switches"))
     }
 
     /// Field `index` of `/proc/PID/stat`, counted from the state.
@@ -103,6 +128,12 @@ impl Process {
             Some((entry.file_name().to_str()?.parse().ok()?, target.to_string_lossy().into_owned()))
         });
         named.collect()
+    }
+
+    /// Whether one of its descriptors leads to `target`, as [`Self::fds`] shows it.
+    #[must_use]
+    pub fn holds(self, target: &str) -> bool {
+        self.fds().values().any(|held| held == target)
     }
 
     #[must_use]

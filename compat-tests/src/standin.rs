@@ -10,7 +10,9 @@
 //! | `record [DIR]` | writes argv, env, fds, status, ids, cwd, oom, pdeathsig into `DIR` (`seen`) beside the script |
 //! | `print TEXT`, `eprint TEXT` | bytes to stdout, to stderr |
 //! | `bytes N [C]`, `ebytes N [C]` | N times the character C (`x`) to stdout, to stderr |
-//! | `lines N [WIDTH]`, `elines N [WIDTH]` | numbered lines |
+//! | `lines N [WIDTH [FIRST]]`, `elines N [WIDTH [FIRST]]` | numbered lines |
+//! | `noise` | empty lines to stdout, for ever |
+//! | `drained` | waits until the monitor has read all that was written to the pipes of stdout and stderr |
 //! | `write PATH TEXT` | a file |
 //! | `touch PATH`, `wait PATH` | makes a file, waits for one |
 //! | `sleep MS` | |
@@ -20,7 +22,7 @@
 //! | `close N` | closes a descriptor |
 //! | `background` … `end` | a child of the same session that runs the lines between and exits |
 //! | `daemon` … `end` | the same twice forked into a session of its own, so that it becomes an orphan |
-//! | `winsize PATH` | writes `ROWS COLUMNS` of the terminal into a file |
+//! | `winsize PATH` | keeps `ROWS COLUMNS` of the terminal in a file, for ever |
 //! | `raw` | the terminal passes bytes unchanged and without echo |
 //! | `memory MB` | touches that much memory, so that dying takes a while |
 //! | `pause` | for ever |
@@ -41,6 +43,8 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, fork, setsid};
 
@@ -154,12 +158,18 @@ impl Actor<'_> {
             "cat" => copy_stdin(&mut File::create(self.base.join(text)).unwrap_or_else(|_| quit(BROKEN))),
             "echo" => copy_stdin(&mut descriptor(1)),
             "close" => drop(ManuallyDrop::into_inner(descriptor(number(first)))),
-            "winsize" => check(std::fs::write(self.base.join(text), console::size())),
+            "noise" => {
+                while descriptor(1).write_all(&[b'\n'; 4096]).is_ok() {}
+                pause()
+            }
+            "drained" => drained(),
+            "winsize" => loop {
+                check(std::fs::write(self.base.join(text), console::size()));
+                std::thread::sleep(Duration::from_millis(10));
+            },
             "raw" => console::make_raw(),
             "memory" => std::mem::forget(std::hint::black_box(vec![1_u8; number::<usize>(first) << 20])),
-            "pause" => loop {
-                nix::unistd::pause();
-            },
+            "pause" => pause(),
             "console" => self.terminal = Some(console::open(self.call.console_socket.as_deref())),
             "status" => self.status = number(first),
             "pidfile" if first == "none" => self.pidfile = Pidfile::None,
@@ -235,6 +245,12 @@ fn quit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+fn pause() -> ! {
+    loop {
+        nix::unistd::pause();
+    }
+}
+
 fn die(signal: Signal) -> ! {
     dispose(signal, SigHandler::SigDfl);
     let _ = nix::sys::signal::raise(signal);
@@ -274,10 +290,12 @@ fn repeat(fd: RawFd, count: usize, character: &str) {
     put(fd, &vec![character.bytes().next().unwrap_or(b'x'); count]);
 }
 
-fn numbered(fd: RawFd, count: usize, width: &str) {
-    let width: usize = if width.is_empty() { 0 } else { number(width) };
+fn numbered(fd: RawFd, count: usize, layout: &str) {
+    let mut layout = layout.split_whitespace();
+    let width: usize = layout.next().map_or(0, number);
+    let first: usize = layout.next().map_or(1, number);
     let mut text = String::new();
-    for index in 1..=count {
+    for index in first..first + count {
         text.push_str(&format!("{:.<width$}\n", format!("line {index}")));
         if text.len() > 32 * 1024 {
             put(fd, text.as_bytes());
@@ -287,9 +305,29 @@ fn numbered(fd: RawFd, count: usize, width: &str) {
     put(fd, text.as_bytes());
 }
 
+/// Looks when something happens in the directory of `path`, so that whoever waits here does not run meanwhile.
 fn wait_for(path: &Path) {
+    let watch = Inotify::init(InitFlags::IN_CLOEXEC).and_then(|watch| {
+        let appears = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        watch.add_watch(path.parent().unwrap_or(path), appears).map(|_| watch)
+    });
     while !path.exists() {
-        std::thread::sleep(Duration::from_millis(2));
+        // The kernel has watches for so many at a time only.
+        if watch.as_ref().map_or(Err(Errno::ENOSPC), Inotify::read_events).is_err() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn drained() {
+    let unread = |fd: RawFd| {
+        let mut count: libc::c_int = 0;
+        // SAFETY: the kernel stores one int through the pointer, which leads to a local.
+        let known = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut count) } == 0;
+        known && count > 0
+    };
+    while unread(1) || unread(2) {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

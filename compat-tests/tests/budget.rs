@@ -11,7 +11,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use compat_tests::image::find_program;
 use compat_tests::{Bench, Monitor, Process, deadline, twin};
@@ -62,17 +62,9 @@ fn within<N: PartialOrd + std::fmt::Display>(what: &str, found: N, limit: N) {
     assert!(found <= limit, "{what}: {found} is above the limit of {limit}");
 }
 
-/// Waits until `process` has not run for a second.
+/// Waits until `process` has slept for a second.
 fn settle(process: Process) {
-    let mut last = (runs(process), Instant::now());
-    let settled = deadline::try_until(deadline::scaled(Duration::from_secs(30)), || {
-        let now = runs(process);
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        (last.1.elapsed() > Duration::from_secs(1)).then_some(())
-    });
-    assert!(settled.is_some(), "the monitor does not fall quiet");
+    wait_long("the monitor to fall quiet", || process.rests(Duration::from_secs(1)));
 }
 
 /// How often the process has been switched away from. As long as it stays the same for a sleeping process, the

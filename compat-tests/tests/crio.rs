@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
 use compat_tests::bench::CID;
 use compat_tests::runc::Runc;
 use compat_tests::watch::EventKind;
@@ -27,7 +25,9 @@ fn attach(bench: &Bench) -> AttachClient {
 }
 
 fn wait_for_log(bench: &Bench, text: &str) {
-    deadline::until(text, || String::from_utf8_lossy(&bench.logged("stdout")).contains(text).then_some(()));
+    deadline::until(text, || {
+        String::from_utf8_lossy(&bench.logged_so_far("stdout")).contains(text).then_some(())
+    });
 }
 
 #[test]
@@ -135,20 +135,22 @@ fn a_log_that_is_reopened() {
 #[test]
 fn a_log_that_is_reopened_while_it_grows() {
     bench_twin!(PROGRAMS, |bench, seen| {
-        let runc = Runc::new(bench, &["sh", "-c", "seq 100000; exit 7"]);
+        // It ends when it is told to: nobody hears a request when the monitor is gone.
+        let script = "seq 100000; touch /tmp/written; until test -e /tmp/go; do sleep 0.02; done; exit 7";
+        let runc = Runc::new(bench, &["sh", "-c", script]);
         let monitor = created(bench, &runc, &[]);
         runc.start();
         let mut parts = 0;
-        let _ = deadline::try_until(Duration::from_secs(5), || {
-            let grown = std::fs::metadata(bench.log()).is_ok_and(|meta| meta.len() > 0);
-            if grown && !bench.exit_file().exists() {
+        deadline::until("all to be written", || {
+            if std::fs::metadata(bench.log()).is_ok_and(|meta| meta.len() > 0) {
                 std::fs::rename(bench.log(), bench.path(format!("log.{parts:03}"))).unwrap();
                 parts += 1;
                 bench.ctl("2 0 0\n");
-                let _ = deadline::try_until(Duration::from_secs(1), || bench.log().exists().then_some(()));
+                bench.wait_file(&bench.log());
             }
-            bench.exit_file().exists().then_some(())
+            bench.path("rootfs/tmp/written").exists().then_some(())
         });
+        bench.touch("rootfs/tmp/go");
         seen.add("exit", monitor.finish_rest());
         let mut whole = Vec::new();
         for part in 0..parts {

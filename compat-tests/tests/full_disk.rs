@@ -44,12 +44,8 @@ fn flooded(bench: &Bench) {
     assert!(done.is_some(), "the container is held up by its log");
     // The pipe of a busy stream is large: what is in it is read before the test changes anything.
     let monitor = Process(bench.wait_file(&bench.path("conmon.pid")).parse().unwrap());
-    let done = deadline::try_until(limit, || {
-        let before = monitor.status("voluntary_ctxt_switches");
-        std::thread::sleep(Duration::from_millis(100));
-        (before == monitor.status("voluntary_ctxt_switches")).then_some(())
-    });
-    assert!(done.is_some(), "the monitor does not come to rest");
+    let rests = deadline::try_until(limit, || monitor.rests(Duration::from_millis(150)).then_some(()));
+    assert!(rests.is_some(), "the monitor does not come to rest");
 }
 
 /// The records of a log, every one of them whole.
@@ -170,11 +166,12 @@ fn a_rotation_without_room_loses_no_backup() {
     let Some(mut mounts) = Mounts::private() else { return };
     mounts.tmpfs(&bench.path("small"), "1m");
     let log = bench.path("small/log");
-    bench.script(&format!("payload\nlines {FLOOD} {}\ntouch flooded\nexit 7", LINE - 1));
+    bench.script(&format!("payload\nlines {FLOOD} {}\ntouch flooded\nwait more\nexit 7", LINE - 1));
     let path = format!("k8s-file:{}", log.display());
     let command = bench.podman().replace("-l", path).arg("--log-rotate");
     let monitor = command.args(["--log-size-max", "400000", "--log-max-files", "4"]).run();
     flooded(&bench);
+    bench.touch("more");
     assert_eq!(monitor.finish().1, "7");
     // All files together are more than the disk holds; each of them is whole records all the same.
     let mut names = bench.names("small");
@@ -276,15 +273,13 @@ fn syncs(options: &[&str]) -> Option<(usize, usize)> {
         return None;
     }
     let place = ours();
-    let (wrapper, trace) = (place.path("traced"), place.path("trace"));
+    let trace = place.path("trace");
     let text = format!(
         "#!/bin/sh\nexec strace -D -f -o {} -e trace=fsync,fdatasync,sync_file_range,syncfs,sync,msync {} \"$@\"\n",
         trace.display(),
         built("conmon").display()
     );
-    fs::write(&wrapper, text).unwrap();
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
-    let bench = Bench::with_program(&wrapper);
+    let bench = Bench::with_program(&place.executable("traced", &text));
     let count = || {
         let text = fs::read_to_string(&trace).unwrap_or_default();
         text.lines().filter(|line| line.contains("sync") && !line.contains("resumed")).count()
@@ -293,8 +288,7 @@ fn syncs(options: &[&str]) -> Option<(usize, usize)> {
     let mut monitor = bench.podman().args(["--log-size-max", "100000", "--log-rotate"]).args(options).run();
     monitor.report();
     flooded(&bench);
-    let lines = || bench.log_lines().last().map(LogLine::text) == Some("line 20000".into());
-    deadline::until("the last line in the log", || lines().then_some(()));
+    assert_eq!(bench.log_lines().last().map(LogLine::text), Some("line 20000".into()));
     let before = count();
     finish(&bench, monitor);
     // The tracer writes its last lines after its tracee's end.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use compat_tests::podman::{IMAGE, Podman};
+use compat_tests::podman::{IMAGE, Podman, WAIT};
 use compat_tests::podman_twin;
 use compat_tests::pty::{CTRL_C, CTRL_D, DETACH, Pty};
 use compat_tests::session::{Input, Outcome, Session, run};
@@ -238,10 +238,12 @@ fn the_end_of_input_ends_cat() {
         session.wait_for("b");
         seen.outcome("something", &session.finish().exits(0).prints("a\nbend\n"));
         // Nobody reads what is sent, and then it is cut off.
-        let mut session = podman.start(&["-i"], "exec <&-; echo closed; sleep 0.3; exit 8", Input::Pipe);
+        let script = format!("{WAIT}; exec <&-; echo closed; wait_for sent; exit 8");
+        let mut session = podman.start(&["-i", &podman.shared()], &script, Input::Pipe);
         session.send(&[b'x'; 1000]);
         session.wait_for("closed\n");
         session.send(&[b'x'; 1000]);
+        podman.touch("sent");
         seen.outcome("unread", &session.finish().exits(8).prints("closed\n"));
     });
 }

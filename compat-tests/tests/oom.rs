@@ -84,7 +84,7 @@ fn released(bench: &Bench) {
 }
 
 fn logged(bench: &Bench, text: &str) {
-    until(text, || String::from_utf8_lossy(&bench.logged("stdout")).contains(text).then_some(()));
+    until(text, || String::from_utf8_lossy(&bench.logged_so_far("stdout")).contains(text).then_some(()));
 }
 
 /// How often the process has run and gone to sleep again.
@@ -428,11 +428,7 @@ fn v2_other_events_do_not_end_the_watch() {
 
 /// Waits for the end of what the monitor is doing. Ours gives its buffers back a quarter of a second after it fell quiet.
 fn come_to_rest(monitor: &Monitor<'_>) {
-    until("the monitor to come to rest", || {
-        let before = wakeups(monitor);
-        std::thread::sleep(Duration::from_millis(500));
-        (before == wakeups(monitor)).then_some(())
-    });
+    until("the monitor to come to rest", || monitor.pid().rests(Duration::from_millis(500)).then_some(()));
 }
 
 /// Checks that the monitor sleeps all the time: not even one wake-up.

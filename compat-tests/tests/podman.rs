@@ -7,12 +7,11 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::Duration;
 
-use compat_tests::podman::{IMAGE, Podman};
+use compat_tests::podman::{IMAGE, Podman, WAIT};
 use compat_tests::podman_twin;
 use compat_tests::session::{Input, run};
-use compat_tests::{Process, image, observe};
+use compat_tests::{Process, deadline, image, observe};
 
 /// Ends with 7 when it is told to end; "up" tells that the trap is set.
 const TRAP: &str = "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done";
@@ -102,8 +101,8 @@ fn files_while_running() {
     podman_twin!(|podman, seen| {
         podman.run(&["-d", "--name", "c"], STUBBORN).exits(0);
         seen.add("files", podman.files().join("\n"));
-        let monitors = podman.monitors();
-        assert_eq!(monitors.len(), 1, "{monitors:?}");
+        // Whoever started it may still be on its way out.
+        let monitors = podman.until("one monitor", || Some(podman.monitors()).filter(|all| all.len() == 1));
         let pid: u32 = podman.inspect("c", "{{.State.ConmonPid}}").parse().unwrap();
         assert!(monitors[0].starts_with(&format!("{pid} ")), "{monitors:?}");
         let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
@@ -116,7 +115,7 @@ fn timeout() {
     podman_twin!(|podman, seen| {
         seen.outcome(
             "run",
-            &podman.run(&["--timeout", "1", "--name", "c"], "echo up; sleep 50").prints("up\n"),
+            &podman.run(&["--timeout", "5", "--name", "c"], "echo up; sleep 500").prints("up\n"),
         );
         podman.wait_for_end("c");
         seen.add("exit code", podman.inspect("c", "{{.State.ExitCode}}"));
@@ -242,8 +241,15 @@ fn logs_of_both_streams() {
 #[test]
 fn logs_since_and_with_times() {
     podman_twin!(|podman, seen| {
-        // Two reads, and so two times, because the second line comes later.
-        podman.run(&["--name", "c"], "echo early; sleep 0.3; echo late").exits(0);
+        // Two reads, and so two times, because the second line comes when the first one is in the log.
+        let script = format!("{WAIT}; echo early; wait_for late; echo late");
+        podman.run(&["-d", "--name", "c", &podman.shared()], &script).exits(0);
+        let log = podman.inspect("c", "{{.HostConfig.LogConfig.Path}}");
+        podman.until("the first line", || {
+            std::fs::read_to_string(&log).is_ok_and(|text| text.ends_with("early\n")).then_some(())
+        });
+        podman.touch("late");
+        assert_eq!(podman.wait_for_end("c"), 0);
         let times = podman.call(&["logs", "-t", "c"]).exits(0);
         seen.outcome("times", &times);
         let lines = times.stdout_text();
@@ -341,8 +347,10 @@ fn log_path_and_refused_tag() {
 fn inspected_state() {
     podman_twin!(|podman, seen| {
         // podman notes the start when the runtime has returned, which may be after a short container's end.
-        podman.run(&["--name", "c"], "sleep 0.3; exit 9").exits(9);
-        podman.wait_for_end("c");
+        let script = format!("{WAIT}; wait_for end; exit 9");
+        podman.run(&["-d", "--name", "c", &podman.shared()], &script).exits(0);
+        podman.touch("end");
+        assert_eq!(podman.wait_for_end("c"), 9);
         let fields = "{{.State.Status}} {{.State.Running}} {{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Pid}} \
                       {{.State.ConmonPid}} {{.State.Error}} {{.ConmonPidFile}} {{.PidFile}} {{.OCIRuntime}}";
         seen.add("state", podman.inspect("c", fields));
@@ -413,7 +421,7 @@ fn readiness_is_passed_on() {
     podman_twin!(|podman, seen| {
         let path = podman.dir().join("host-notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.set_read_timeout(Some(deadline::limit())).unwrap();
         // logger sends any text to a datagram socket; only whole lines that systemd knows may pass.
         image::copy_flat("logger", &podman.dir().join("tools"));
         let mount = format!("{}:/tools:ro", podman.dir().join("tools").display());
@@ -445,6 +453,7 @@ fn a_killed_monitor_is_noticed() {
         podman.run(&["-d", "--name", "c"], STUBBORN).exits(0);
         let pid = podman.inspect("c", "{{.State.ConmonPid}}").parse().unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+        podman.until("the monitor's end", || (!Process(pid).alive()).then_some(()));
         seen.outcome("stop", &podman.call(&["stop", "-t", "0", "c"]));
         seen.add("state", podman.inspect("c", "{{.State.Status}} {{.State.ExitCode}}"));
     });

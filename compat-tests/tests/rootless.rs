@@ -331,8 +331,8 @@ impl Listener {
 /// were built may be out of reach, and directories that are nobody else's.
 fn as_user<'b>(bench: &'b Bench, command: MonitorCommand<'b>) -> MonitorCommand<'b> {
     let (monitor, runtime) = (bench.path("t/conmon"), bench.path("t/runtime"));
-    std::fs::copy(bench.program(), &monitor).unwrap();
-    std::fs::copy(built("standin-runtime"), &runtime).unwrap();
+    compat_tests::image::copy(bench.program(), &monitor);
+    compat_tests::image::copy(&built("standin-runtime"), &runtime);
     for directory in ["b", "exits", "persist", "s", "t", "x", "x/exit", "x/persist"] {
         std::fs::set_permissions(bench.path(directory), std::fs::Permissions::from_mode(0o700)).unwrap();
     }

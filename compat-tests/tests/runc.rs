@@ -27,6 +27,8 @@ fn created(monitor: &mut Monitor<'_>, key: &str, seen: &mut Transcript) {
 fn life(bench: &Bench, command: MonitorCommand<'_>, runc: &Runc<'_>, key: &str, seen: &mut Transcript) {
     let mut monitor = command.run();
     created(&mut monitor, key, seen);
+    // The parent may still be about to write the monitor's pid file.
+    monitor.wait_parent();
     seen.add("files while running", observe::files(bench.dir(), bench.dir(), NOT_THE_MONITORS).join("\n"));
     let container = monitor.container();
     seen.add("child", (container.ppid() == monitor.pid().0).to_string());
@@ -65,7 +67,7 @@ fn killed_by_a_signal() {
         let mut monitor = runc.with_runc(bench.podman()).run();
         created(&mut monitor, "data", seen);
         runc.start();
-        deadline::until("output", || (bench.logged("stdout") == b"up\n").then_some(()));
+        deadline::until("output", || (bench.logged_so_far("stdout") == b"up\n").then_some(()));
         runc.call(&["kill", CID, "KILL"]).exits(0);
         observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
         assert_eq!(bench.wait_exit_file(), "137");
@@ -80,7 +82,7 @@ fn a_signal_to_the_monitor_reaches_the_container() {
         let mut monitor = runc.with_runc(bench.podman()).run();
         created(&mut monitor, "data", seen);
         runc.start();
-        deadline::until("output", || (bench.logged("stdout") == b"up\n").then_some(()));
+        deadline::until("output", || (bench.logged_so_far("stdout") == b"up\n").then_some(()));
         monitor.pid().signal(nix::sys::signal::SIGTERM);
         observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
         assert_eq!(bench.wait_exit_file(), "7");
@@ -147,7 +149,7 @@ fn in_the_foreground_with_sync() {
 fn timeout() {
     bench_twin!(PROGRAMS, |bench, seen| {
         let runc = Runc::new(bench, &["sh", "-c", "echo up; sleep 100"]);
-        let mut monitor = runc.with_runc(bench.podman()).args(["-T", "1"]).run();
+        let mut monitor = runc.with_runc(bench.podman()).args(["-T", "4"]).run();
         created(&mut monitor, "data", seen);
         runc.start();
         observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
@@ -172,7 +174,8 @@ fn passthrough() {
 fn a_background_writer_outlives_process_1() {
     bench_twin!(PROGRAMS, |bench, seen| {
         // Without a pid namespace of its own the container's second process lives on after the first.
-        let runc = Runc::new(bench, &["sh", "-c", "(sleep 0.4; echo late) & echo early; exit 2"]);
+        let late = "until test -e /tmp/late; do sleep 0.05; done; echo late";
+        let runc = Runc::new(bench, &["sh", "-c", &format!("({late}) & echo early; exit 2")]);
         runc.edit(|spec| {
             let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
             namespaces.retain(|namespace| namespace["type"] != "pid");
@@ -181,6 +184,7 @@ fn a_background_writer_outlives_process_1() {
         created(&mut monitor, "data", seen);
         runc.start();
         seen.add("exit", bench.wait_exit_file());
+        bench.touch("rootfs/tmp/late");
         observe::end(bench, &monitor, NOT_THE_MONITORS, seen);
     });
 }
@@ -239,7 +243,7 @@ fn crios_exec_of_a_missing_command() {
 #[test]
 fn crios_exec_that_takes_too_long() {
     bench_twin!(PROGRAMS, |bench, seen| {
-        exec_sync(bench, &["sh", "-c", "echo up; exec sleep 100"], &["-T", "1"], seen);
+        exec_sync(bench, &["sh", "-c", "echo up; exec sleep 100"], &["-T", "3"], seen);
     });
 }
 

@@ -39,9 +39,10 @@ fn start(podman: &Podman, host: &OsStr, script: &str) {
     run(command).exits(0);
 }
 
-/// What arrived up to [`LAST`], or until nothing more comes; without what podman says itself.
-fn received(socket: &UnixDatagram) -> Vec<String> {
-    let end = Instant::now() + deadline::scaled(Duration::from_secs(8));
+/// What arrived up to [`LAST`]; without what podman says itself. With the original that may never come.
+fn received(podman: &Podman, socket: &UnixDatagram) -> Vec<String> {
+    let limit = if podman.is_ours() { deadline::limit() } else { deadline::scaled(Duration::from_secs(8)) };
+    let end = Instant::now() + limit;
     let mut all: Vec<String> = Vec::new();
     let mut buffer = vec![0; 65536];
     while all.last().is_none_or(|text| text != LAST) {
@@ -82,7 +83,7 @@ fn only_what_a_service_may_say_is_passed_on() {
         let script = "/send 'MAINPID=1' 'STATUS=a\nMAINPID=1\nSTOPPING=1' '' 'FDSTORE=1' 'EXTEND_TIMEOUT_USEC=5' \
                       fill:30000 READY=1";
         start(podman, path.as_os_str(), script);
-        let received = received(&socket);
+        let received = received(podman, &socket);
         record("received", &received, seen);
         if podman.is_ours() {
             let big = format!("STATUS={}", "x".repeat(30000));
@@ -97,7 +98,7 @@ fn the_hosts_socket_may_be_abstract() {
         let name = format!("ferromon{}", podman.dir().display());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         start(podman, OsStr::new(&format!("@{name}")), "/send READY=1");
-        let received = received(&socket);
+        let received = received(podman, &socket);
         record("received", &received, seen);
         if podman.is_ours() {
             assert_eq!(received, [LAST]);
@@ -115,7 +116,7 @@ fn the_path_of_the_hosts_socket_may_be_long() {
         let near = Path::new("/proc/self/fd").join(open.as_raw_fd().to_string()).join("host");
         let socket = UnixDatagram::bind(near).unwrap();
         start(podman, folder.join("host").as_os_str(), "/send READY=1");
-        let received = received(&socket);
+        let received = received(podman, &socket);
         record("received", &received, seen);
         if podman.is_ours() {
             assert_eq!(received, [LAST]);
@@ -131,7 +132,7 @@ fn a_host_that_is_away_for_a_while_costs_what_was_sent_meanwhile() {
         let script = "/send READY=1; wait_for away; /send READY=1 'STATUS=lost'; touch /sync/sent; \
                       wait_for back; /send READY=1";
         start(podman, path.as_os_str(), script);
-        record("before", &received(&socket), seen);
+        record("before", &received(podman, &socket), seen);
         drop(socket);
         fs::remove_file(&path).unwrap();
         touch(podman, "away");
@@ -140,7 +141,7 @@ fn a_host_that_is_away_for_a_while_costs_what_was_sent_meanwhile() {
         podman.monitor_at_rest();
         let socket = UnixDatagram::bind(&path).unwrap();
         touch(podman, "back");
-        let after = received(&socket);
+        let after = received(podman, &socket);
         record("after", &after, seen);
         if podman.is_ours() {
             assert_eq!(after, [LAST]);

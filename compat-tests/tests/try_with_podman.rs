@@ -8,10 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use compat_tests::deadline;
 use compat_tests::session::{Input, Outcome, Session, run};
 use compat_tests::twin::{installed, original_program, our_program};
 use compat_tests::user::{self, User};
+use compat_tests::{deadline, image};
 use nix::sys::signal::Signal;
 
 const PROGRAMS: &[&str] = &["podman", "runc", "conmon", "busybox", "timeout"];
@@ -31,9 +31,9 @@ impl Place {
             "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
         fs::write(place.0.join("home/.config/containers/containers.conf"), configuration).unwrap();
         fs::write(place.0.join("host.conf"), configuration).unwrap();
-        fs::copy(SCRIPT, place.0.join("try-with-podman")).unwrap();
-        fs::copy(original_program(), place.0.join("original/conmon")).unwrap();
-        fs::copy(our_program(), place.0.join("ours/conmon")).unwrap();
+        image::copy(Path::new(SCRIPT), &place.0.join("try-with-podman"));
+        image::copy(&original_program(), &place.0.join("original/conmon"));
+        image::copy(&our_program(), &place.0.join("ours/conmon"));
         place
     }
 

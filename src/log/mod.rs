@@ -23,7 +23,7 @@ use nix::unistd::fsync;
 use crate::config::LogConfig;
 use crate::diag::warn;
 use crate::error::{Error, Result};
-use file::LogFile;
+use file::{LogFile, Target};
 use journal_record::Fields;
 use journald::{Journald, Settings};
 use k8s::{K8s, Limits, Progress};
@@ -152,6 +152,12 @@ impl Log {
     pub fn blocked(&self) -> Option<BorrowedFd<'_>> {
         let file = self.k8s.as_ref().filter(|k8s| k8s.is_blocked()).map(|k8s| k8s.target().as_fd());
         file.or_else(|| self.journald.as_ref().and_then(Journald::blocked))
+    }
+
+    /// Whether there is a destination that is waited for when it is full: what the container's pipes hold at its end has
+    /// to get through in the little time that the exit can wait.
+    pub fn may_lag(&self) -> bool {
+        self.journald.is_some() || self.k8s.as_ref().is_some_and(|k8s| !k8s.target().is_regular())
     }
 
     /// Re-creates the log file at its path (ctl request `2`), keeping the old one when that fails.

@@ -2,22 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
-
-static NEXT: AtomicUsize = AtomicUsize::new(0);
+use nix::unistd::{mkdtemp, mkfifo};
 
 #[derive(Debug)]
 pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        let name = format!("ferromon-log-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = fs::canonicalize(std::env::temp_dir()).unwrap().join(name);
-        fs::create_dir(&dir).unwrap();
-        Self(dir)
+        let dir = fs::canonicalize(std::env::temp_dir()).unwrap();
+        Self(mkdtemp(&dir.join("ferromon-log.XXXXXX")).unwrap())
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {

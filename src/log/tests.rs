@@ -49,6 +49,7 @@ fn a_slow_reader_of_a_fifo_is_waited_for() {
     let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_NONBLOCK;
     let reader = nix::fcntl::open(&fifo, flags, nix::sys::stat::Mode::empty()).unwrap();
     let mut log = Log::open(&config(fifo), &identity()).unwrap();
+    assert!(log.may_lag() && !Log::open(&config(dir.path("file")), &identity()).unwrap().may_lag());
     let (mut sent, mut got) = (0, Vec::new());
     while sent < 2000 {
         sent += usize::from(log.append(Stream::Stdout, &[b'x'; 1000], false) > 0);

@@ -54,33 +54,18 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::supervise::attach::tests::TempDir;
 
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("ferromon-oomfiles-{}-{name}", std::process::id()));
-            fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-
-        fn directory(&self, name: &str) -> PathBuf {
-            let path = self.0.join(name);
-            fs::create_dir(&path).unwrap();
-            path
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn directory(dir: &TempDir, name: &str) -> PathBuf {
+        let path = dir.0.join(name);
+        fs::create_dir(&path).unwrap();
+        path
     }
 
     #[test]
     fn both_files_are_empty_and_world_readable() {
-        let scratch = Scratch::new("both");
-        let (persist, bundle) = (scratch.directory("persist"), scratch.directory("bundle"));
+        let scratch = TempDir::new();
+        let (persist, bundle) = (directory(&scratch, "persist"), directory(&scratch, "bundle"));
         fs::write(bundle.join("oom"), "kept").unwrap();
         assert_eq!(report_oom(Some(&persist), Some(&bundle)), OomFiles::Written);
         let made = fs::metadata(persist.join("oom")).unwrap();
@@ -90,8 +75,8 @@ mod tests {
 
     #[test]
     fn one_failure_does_not_cost_the_other_file() {
-        let scratch = Scratch::new("failure");
-        let bundle = scratch.directory("bundle");
+        let scratch = TempDir::new();
+        let bundle = directory(&scratch, "bundle");
         let missing = scratch.0.join("missing");
         assert_eq!(report_oom(Some(&missing), Some(&bundle)), OomFiles::Incomplete);
         assert!(bundle.join("oom").exists());
@@ -108,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_fifo_in_the_way_does_not_block() {
-        let scratch = Scratch::new("fifo");
+        let scratch = TempDir::new();
         nix::unistd::mkfifo(&scratch.0.join("oom"), Mode::S_IRWXU).unwrap();
         assert_eq!(report_oom(None, Some(&scratch.0)), OomFiles::Written);
     }

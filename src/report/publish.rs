@@ -57,23 +57,17 @@ fn temporary_name(path: &Path, attempt: u32) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn scratch(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("publish-{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        dir
-    }
+    use crate::supervise::attach::tests::TempDir;
 
     #[test]
     fn replaces_what_was_there_and_leaves_nothing_beside_it() {
-        let dir = scratch("replace");
-        let path = dir.join("exit");
+        let dir = TempDir::new();
+        let path = dir.0.join("exit");
         fs::write(&path, "old and longer").unwrap();
         fs::write(temporary_name(&path, 0), "left over").unwrap();
         publish(&path, b"0").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"0");
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "only the foreign leftover stays");
-        fs::remove_dir_all(dir).unwrap();
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 2, "only the foreign leftover stays");
     }
 
     #[test]
@@ -84,11 +78,10 @@ mod tests {
 
     #[test]
     fn a_failed_rename_leaves_no_temporary_file() {
-        let dir = scratch("failed");
-        let path = dir.join("taken");
+        let dir = TempDir::new();
+        let path = dir.0.join("taken");
         fs::create_dir(&path).unwrap();
         assert!(publish(&path, b"0").is_err());
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
-        fs::remove_dir_all(dir).unwrap();
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1);
     }
 }

@@ -287,12 +287,15 @@ mod tests {
         (leader, follower)
     }
 
-    fn open_fds() -> usize {
-        // Only pty leaders: other tests of this process open and close files all the time.
-        let of_ours = |target: &Path| target.ends_with("ptmx");
-        let links =
-            fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-        links.filter(|target| of_ours(target)).count()
+    /// Descriptors of this terminal's leader: other tests of this process open and close others all the time.
+    fn open_fds(leader: &PtyMaster) -> usize {
+        let index = |info: PathBuf| {
+            let text = fs::read_to_string(info).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("tty-index:")?.trim().parse::<u32>().ok())
+        };
+        let own = index(format!("/proc/self/fdinfo/{}", leader.as_raw_fd()).into()).unwrap();
+        let all = fs::read_dir("/proc/self/fdinfo").unwrap();
+        all.filter(|entry| entry.as_ref().is_ok_and(|entry| index(entry.path()) == Some(own))).count()
     }
 
     #[test]
@@ -326,7 +329,7 @@ mod tests {
         let dir = TempDir::new();
         let mut bench = Bench::new(&dir.0);
         let (leader, _follower) = open_pty();
-        let before = open_fds();
+        let before = open_fds(&leader);
         assert!(before > 0);
         for count in [0, 2, 3, 20, 200] {
             send_fds(&bench.connect(), &vec![leader.as_raw_fd(); count]);
@@ -334,7 +337,7 @@ mod tests {
         }
         drop(bench.connect());
         assert!(bench.leader().is_none());
-        assert!(open_fds() <= before + 2, "a parallel test may have opened a terminal");
+        assert_eq!(open_fds(&leader), before);
         send_fds(&bench.connect(), &[leader.as_raw_fd()]);
         assert!(bench.leader().is_some());
     }

@@ -151,7 +151,10 @@ impl<'a> Monitor<'a> {
             None if config.terminal => Stdin::terminal(Event::Stdin.token()),
             None => Stdin::none(Event::Stdin.token()),
         };
-        let streams = Streams::new(ends.stdout, ends.stderr, registry)?;
+        let mut streams = Streams::new(ends.stdout, ends.stderr, registry)?;
+        if log.may_lag() {
+            streams.keep_pipes();
+        }
         attach
             .register(registry, Event::Accept.token())
             .context(|| "Failed to watch the attach socket".into())?;

@@ -75,6 +75,7 @@ mod tests {
     use nix::unistd::{Gid, Pid, chown};
 
     use super::*;
+    use crate::supervise::attach::tests::TempDir;
 
     /// Capabilities belong to a thread, so `check` gets one of its own. Skipped where there is nothing to drop.
     fn as_privileged_root(check: impl FnOnce() + Send + 'static) {
@@ -168,7 +169,8 @@ mod tests {
     #[test]
     fn files_in_another_users_directory_need_cap_dac_override() {
         as_privileged_root(|| {
-            let directory = std::env::temp_dir().join(format!("ferromon-caps-{}", std::process::id()));
+            let scratch = TempDir::new();
+            let directory = scratch.0.join("others");
             fs::create_dir(&directory).unwrap();
             chown(&directory, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
             let replace = || {
@@ -180,7 +182,6 @@ mod tests {
             let _ = fs::remove_file(directory.join("exit"));
             reduce_to(&[Capability::CAP_KILL]).unwrap();
             let without = replace();
-            let _ = fs::remove_dir_all(&directory);
             assert!(with.is_ok(), "{with:?}");
             assert_eq!(without.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
         });

@@ -57,6 +57,11 @@ impl Streams {
         Ok(output)
     }
 
+    /// The log may be slow: what fills up meanwhile is no more than a pipe holds by itself.
+    pub(super) fn keep_pipes(&mut self) {
+        [&mut self.stdout, &mut self.stderr].into_iter().flatten().for_each(Output::keep_pipe);
+    }
+
     /// Waits for the stream again, which is reported at once if there is something to read. Returns whether it is, or
     /// need not be, waited for.
     fn rewatch(&mut self, stream: Stream, registry: &Registry) -> bool {

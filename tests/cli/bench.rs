@@ -7,7 +7,6 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -42,12 +41,9 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let ours = || env!("CARGO_BIN_EXE_conmon").into();
         let path = original().unwrap_or_else(ours);
-        let name = format!("cli-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        fs::create_dir(&dir).unwrap();
+        let dir = nix::unistd::mkdtemp(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli.XXXXXX")).unwrap();
         let mut lower = Command::new("sh");
         lower.args(["-c", "echo -1000 > /proc/self/oom_score_adj"]).stderr(Stdio::null());
         let may_lower_oom_score = lower.status().unwrap().success();

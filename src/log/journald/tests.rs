@@ -316,6 +316,7 @@ fn with_both_drivers_each_has_everything_once() {
     let identity = Identity { cid: OsStr::new("0123456789abcdef"), name: None };
     let mut log = Log::open(&config, &identity).unwrap();
     log.journald = Some(journald(&dir, CONMON));
+    assert!(log.may_lag());
     let input: String = (0..5000).map(|i| format!("{i}\n")).collect();
     let (mut at, mut got, mut blocked, mut round) = (0, Vec::new(), 0, 0);
     while at < input.len() {

@@ -94,27 +94,14 @@ mod tests {
     use mio::{Events, Poll};
 
     use super::*;
-
-    /// A file of its own in the system's temporary directory, removed with the value.
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            Self(std::env::temp_dir().join(format!("ferromon-oom-{}-{name}", std::process::id())))
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_file(&self.0);
-        }
-    }
+    use crate::supervise::attach::tests::TempDir;
 
     #[test]
     fn old_kills_are_the_base_line_and_the_watch_stays_alive() {
-        let file = Scratch::new("base");
-        fs::write(&file.0, "oom 9\noom_kill 2\noom_group_kill 0\n").unwrap();
-        let mut watch = Watch::open_file(&file.0).unwrap();
+        let dir = TempDir::new();
+        let file = dir.0.join("memory.events");
+        fs::write(&file, "oom 9\noom_kill 2\noom_group_kill 0\n").unwrap();
+        let mut watch = Watch::open_file(&file).unwrap();
         let steps = [
             ("oom 9\noom_kill 2\noom_group_kill 0\n", false),
             ("oom 10\noom_kill 2\noom_group_kill 0\n", false),
@@ -124,7 +111,7 @@ mod tests {
             ("oom 12\noom_kill 4\noom_group_kill 1\n", true),
         ];
         for (text, killed) in steps {
-            fs::write(&file.0, text).unwrap();
+            fs::write(&file, text).unwrap();
             assert_eq!(watch.on_readable(), killed, "{text:?}");
         }
     }
@@ -138,13 +125,11 @@ mod tests {
     struct Cgroup(PathBuf);
 
     impl Cgroup {
-        fn create(name: &str) -> Option<Self> {
+        fn create() -> Option<Self> {
             let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
                 .into_iter()
                 .find(|root| Path::new(root).join("cgroup.controllers").exists())?;
-            let path = Path::new(root).join(format!("ferromon-test-{}-{name}", std::process::id()));
-            fs::create_dir(&path).ok()?;
-            Some(Self(path))
+            nix::unistd::mkdtemp(&Path::new(root).join("ferromon-test.XXXXXX")).ok().map(Self)
         }
     }
 
@@ -158,7 +143,7 @@ mod tests {
     /// `memory.events`, and is there on hybrid layouts too.
     #[test]
     fn each_change_of_a_cgroup_file_wakes_an_edge_triggered_poll() {
-        let Some(cgroup) = Cgroup::create("poll") else {
+        let Some(cgroup) = Cgroup::create() else {
             eprintln!("skipped: no cgroup2 mount that this user may write to");
             return;
         };
@@ -188,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_removed_cgroup_is_no_kill() {
-        let Some(cgroup) = Cgroup::create("removed") else {
+        let Some(cgroup) = Cgroup::create() else {
             eprintln!("skipped: no cgroup2 mount that this user may write to");
             return;
         };

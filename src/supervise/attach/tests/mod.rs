@@ -53,6 +53,8 @@ struct Bench {
     _file: FileGuard,
     listener_ready: bool,
     wakeups: usize,
+    /// The time where a test is about that; `None`: as on the wall.
+    clock: Option<Instant>,
 }
 
 impl Bench {
@@ -62,7 +64,7 @@ impl Bench {
         let poll = Poll::new().unwrap();
         let attach = Attach::new(Some(socket.listener), CLIENTS, stall);
         attach.register(poll.registry(), LISTENER).unwrap();
-        Self { poll, attach, stdin, dir, _file: socket.file, listener_ready: false, wakeups: 0 }
+        Self { poll, attach, stdin, dir, _file: socket.file, listener_ready: false, wakeups: 0, clock: None }
     }
 
     fn with_pipe(policy: StdinPolicy) -> (Self, File) {
@@ -83,19 +85,24 @@ impl Bench {
         self.attach.clients.iter().count()
     }
 
+    fn now(&self) -> Instant {
+        self.clock.unwrap_or_else(Instant::now)
+    }
+
     fn broadcast(&mut self, stream: Stream, bytes: &[u8]) {
-        self.attach.broadcast(stream, bytes, self.poll.registry(), Instant::now());
+        let now = self.now();
+        self.attach.broadcast(stream, bytes, self.poll.registry(), now);
     }
 
     /// One turn of a loop, which waits at most `wait`.
     fn turn(&mut self, wait: Duration) {
         let mut events = Events::with_capacity(64);
         let busy = self.listener_ready || self.attach.has_input(&self.stdin);
-        let now = Instant::now();
+        let now = self.now();
         let due =
             self.attach.next_deadline().map_or(wait, |due| due.saturating_duration_since(now).min(wait));
         self.poll.poll(&mut events, Some(if busy { Duration::ZERO } else { due })).unwrap();
-        let (registry, now) = (self.poll.registry(), Instant::now());
+        let (registry, now) = (self.poll.registry(), self.now());
         for event in &events {
             self.wakeups += 1;
             match event.token() {
@@ -182,6 +189,16 @@ fn read_now(pipe: &mut File) -> Vec<u8> {
         all.extend_from_slice(&part[..len]);
     }
     all
+}
+
+/// Whether everything was read and the end comes, be it when a child that another test is starting at this moment has let
+/// go of the pipe as well.
+fn comes_to_its_end(pipe: &mut File) -> bool {
+    let deadline = Instant::now() + DEADLINE;
+    while at_end(pipe) == Some(false) && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    at_end(pipe) == Some(true)
 }
 
 /// `Some(true)`: at its end; `Some(false)`: empty but open; `None`: there is something.

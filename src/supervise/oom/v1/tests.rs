@@ -66,9 +66,9 @@ fn a_cgroup_that_is_gone_is_not_watched() {
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    fn create(name: &str, limit: &str) -> Option<Self> {
-        let own = format!("/sys/fs/cgroup/memory/ferromon-test-{}-{name}", std::process::id());
-        let cgroup = Self::create_at(own.into()).inspect(|cgroup| cgroup.set("memory.limit_in_bytes", limit));
+    fn create(limit: &str) -> Option<Self> {
+        let made = nix::unistd::mkdtemp("/sys/fs/cgroup/memory/ferromon-test.XXXXXX").ok();
+        let cgroup = made.map(Self).inspect(|cgroup| cgroup.set("memory.limit_in_bytes", limit));
         if cgroup.is_none() {
             eprintln!("skipped: no v1 memory cgroup can be made here");
         }
@@ -138,7 +138,7 @@ const EAT: &str = "tail /dev/zero";
 
 #[test]
 fn a_killed_container_is_seen_by_event_or_last_look() {
-    let Some(cgroup) = Cgroup::create("init", "16M") else { return };
+    let Some(cgroup) = Cgroup::create("16M") else { return };
     let mut watch = Watch::open(cgroup.0.clone()).unwrap();
     assert!(!watch.on_readable());
     let mut container = cgroup.run(&format!("exec {EAT}"));
@@ -150,7 +150,7 @@ fn a_killed_container_is_seen_by_event_or_last_look() {
 
 #[test]
 fn a_killed_child_of_a_surviving_container_is_seen_each_time() {
-    let Some(cgroup) = Cgroup::create("child", "16M") else { return };
+    let Some(cgroup) = Cgroup::create("16M") else { return };
     let mut watch = Watch::open(cgroup.0.clone()).unwrap();
     for _ in 0..2 {
         let mut container = cgroup.run(&format!("{EAT}; exit 5"));
@@ -162,7 +162,7 @@ fn a_killed_child_of_a_surviving_container_is_seen_each_time() {
 
 #[test]
 fn an_older_kill_in_a_shared_cgroup_is_not_reported() {
-    let Some(cgroup) = Cgroup::create("old", "16M") else { return };
+    let Some(cgroup) = Cgroup::create("16M") else { return };
     cgroup.run(&format!("exec {EAT}")).wait();
     let mut watch = Watch::open(cgroup.0.clone()).unwrap();
     assert_eq!(watch.kills, 1);
@@ -172,7 +172,7 @@ fn an_older_kill_in_a_shared_cgroup_is_not_reported() {
 
 #[test]
 fn the_removal_of_the_cgroup_is_no_kill() {
-    let Some(cgroup) = Cgroup::create("removed", "16M") else { return };
+    let Some(cgroup) = Cgroup::create("16M") else { return };
     let mut watch = Watch::open(cgroup.0.clone()).unwrap();
     cgroup.wait_until_removed();
     assert!(!next_look(&mut watch), "the removal counted as a kill");
@@ -181,7 +181,7 @@ fn the_removal_of_the_cgroup_is_no_kill() {
 
 #[test]
 fn a_kill_is_seen_even_when_the_cgroup_went_before_the_first_look() {
-    let Some(cgroup) = Cgroup::create("late", "16M") else { return };
+    let Some(cgroup) = Cgroup::create("16M") else { return };
     let mut watch = Watch::open(cgroup.0.clone()).unwrap();
     cgroup.run(&format!("exec {EAT}")).wait();
     cgroup.wait_until_removed();
@@ -195,7 +195,7 @@ fn a_kill_is_seen_even_when_the_cgroup_went_before_the_first_look() {
 
 #[test]
 fn a_victim_in_a_cgroup_below_counts_and_a_siblings_does_not() {
-    let Some(pod) = Cgroup::create("pod", "16M") else { return };
+    let Some(pod) = Cgroup::create("16M") else { return };
     let outer = Cgroup::create_at(pod.0.join("outer")).unwrap();
     let inner = Cgroup::create_at(outer.0.join("inner")).unwrap();
     let mut watch = Watch::open(outer.0.clone()).unwrap();
@@ -215,7 +215,7 @@ fn a_victim_in_a_cgroup_below_counts_and_a_siblings_does_not() {
 
 #[test]
 fn out_of_memory_with_the_killer_disabled_is_no_kill() {
-    let Some(cgroup) = Cgroup::create("disabled", "16M") else { return };
+    let Some(cgroup) = Cgroup::create("16M") else { return };
     cgroup.set("memory.oom_control", "1");
     let mut watch = Watch::open(cgroup.0.clone()).unwrap();
     let container = cgroup.run(&format!("exec {EAT}"));
@@ -226,7 +226,7 @@ fn out_of_memory_with_the_killer_disabled_is_no_kill() {
 
 #[test]
 fn the_cgroup_is_found_from_the_process_id() {
-    let Some(cgroup) = Cgroup::create("bypid", "16M") else { return };
+    let Some(cgroup) = Cgroup::create("16M") else { return };
     let mut container = cgroup.run(&format!("read go && exec {EAT}"));
     let start = Instant::now();
     while fs::read(cgroup.0.join("cgroup.procs")).unwrap().is_empty() {
