@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use compat_tests::bench::CID;
-use compat_tests::deadline::{holds, until};
+use compat_tests::deadline::{holds, limit, try_until, until};
 use compat_tests::observe;
 use compat_tests::runc::{Hierarchy, Runc, hierarchy};
 use compat_tests::transcript::Transcript;
@@ -194,7 +194,8 @@ struct Cgroup(PathBuf);
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        // Busy until the last process is gone for good.
+        let _ = try_until(limit(), || (!self.0.exists() || fs::remove_dir(&self.0).is_ok()).then_some(()));
     }
 }
 
