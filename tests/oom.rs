@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use compat_tests::bench::CID;
-use compat_tests::{Bench, Kind, MonitorCommand, Watch, behaviour, deadline};
+use compat_tests::{Bench, Kind, MonitorCommand, Process, Watch, behaviour, deadline};
+use nix::sys::signal::Signal;
 
 /// A memory cgroup of 24 MB, removed with the value.
 struct Cgroup(PathBuf);
@@ -37,8 +38,15 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Busy until the last process is gone for good.
-        let _ = deadline::try_until(deadline::limit(), || std::fs::remove_dir(&self.0).ok());
+        // Busy until the last process is gone for good. After a failure the container is still there.
+        let _ = deadline::try_until(deadline::limit(), || {
+            let inside = std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+            inside
+                .lines()
+                .filter_map(|pid| pid.parse().ok())
+                .for_each(|pid| Process(pid).signal(Signal::SIGKILL));
+            std::fs::remove_dir(&self.0).ok()
+        });
     }
 }
 

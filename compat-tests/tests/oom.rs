@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use compat_tests::bench::CID;
-use compat_tests::deadline::{holds, until};
+use compat_tests::deadline::{holds, limit, try_until, until};
 use compat_tests::observe;
 use compat_tests::runc::{Hierarchy, Runc, hierarchy};
 use compat_tests::transcript::Transcript;
@@ -194,7 +194,8 @@ struct Cgroup(PathBuf);
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        // Busy until the last process is gone for good.
+        let _ = try_until(limit(), || (!self.0.exists() || fs::remove_dir(&self.0).is_ok()).then_some(()));
     }
 }
 
@@ -233,11 +234,18 @@ fn a_new_kill_in_a_shared_cgroup_counts() {
 
 /// The monitor of a session watches the container's cgroup, too.
 fn exec<'b>(bench: &'b Bench, runc: &Runc<'b>, script: &str) -> String {
-    runc.process(&bench.path("x/spec"), &["sh", "-c", script]);
+    // What happens before the monitor knows the process is older than its base line.
+    let wait = "while [ ! -e /tmp/session ]; do sleep 0.02; done";
+    runc.process(&bench.path("x/spec"), &["sh", "-c", &format!("{wait}; {script}")]);
     let mut monitor = runc.with_runc(bench.podman_exec()).run();
     assert_eq!(monitor.attach_pipe().report("the start of the session").number("data"), 0);
     monitor.go();
     assert!(monitor.report().number("data") > 0);
+    if !is_ours(bench) {
+        // The original reports before it watches; ours watches by then.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    bench.touch("rootfs/tmp/session");
     let code = bench.wait_file(&bench.exec_exit_file());
     assert_eq!(monitor.report().number("data").to_string(), code);
     let session = ["x/persist/oom", "x/oom"].into_iter().filter(|name| bench.path(name).exists());
