@@ -18,10 +18,12 @@ pub const PODMAN: Life = Life {
     code: Some(7),
     attach: true,
     control: "2 0 0\n",
+    journal: false,
 };
 pub const WITH_TERMINAL: Life =
     Life { name: "terminal", command: terminal, script: TERMINAL, control: "1 40 100\n", ..PODMAN };
 pub const CRIO: Life = Life { name: "crio", command: crio, key: "pid", ..PODMAN };
+pub const JOURNAL: Life = Life { name: "journald", command: journald, control: "", journal: true, ..PODMAN };
 pub const FAILED: Life = Life { name: "failed", script: FAILING, code: None, ..PODMAN };
 pub const EXEC: Life = Life { name: "exec", command: exec, exec: true, control: "", ..PODMAN };
 pub const EXEC_SYNC: Life = Life {
@@ -38,6 +40,10 @@ pub const EXEC_SYNC: Life = Life {
 fn podman(bench: &Bench) -> MonitorCommand<'_> {
     let command = bench.podman().arg("-i").option("--sdnotify-socket", bench.notify_host());
     cleaning_up(bench, command)
+}
+
+fn journald(bench: &Bench) -> MonitorCommand<'_> {
+    cleaning_up(bench, bench.podman().replace("-l", "journald:").args(["-i", "--log-tag", "a tag"]))
 }
 
 fn terminal(bench: &Bench) -> MonitorCommand<'_> {
