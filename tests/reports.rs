@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::io::Read;
 use std::time::Duration;
 
 use compat_tests::{Bench, Kind, Report, behaviour, deadline};
@@ -69,6 +70,22 @@ fn the_pipe_may_have_any_number() {
         bench.script("payload\nexit 0");
         let command = bench.podman().sync(Kind::Seqpacket, 57).start(Kind::Seqpacket, 58);
         assert!(command.run().finish().0.number("data") > 1);
+    });
+}
+
+/// The first one of the environment leads to a pipe, the second one to the driver's usual place.
+#[test]
+fn of_two_pipes_with_one_name_the_first_gets_the_report() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\nexit 0");
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let command = bench.podman().inherit(writer, 8).env("_OCI_SYNCPIPE", "8");
+        assert_eq!(command.run().finish_rest(), "0");
+        let mut report = String::new();
+        std::fs::File::from(reader).read_to_string(&mut report).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        assert!(report["data"].as_i64().unwrap() > 1, "{report}");
     });
 }
 

@@ -19,6 +19,8 @@ pub use life::Life;
 use judge::judge;
 use life::Run;
 
+use crate::mounts::Mounts;
+
 /// Which process makes a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Who {
@@ -244,6 +246,9 @@ pub fn walk(life: &Life, depth: Depth, (slice, slices): (usize, usize)) -> Summa
 /// When there are findings.
 pub fn survives(life: &Life, depth: Depth, slices: usize) {
     if crate::differences::original().is_some() {
+        return;
+    }
+    if life.journal && Mounts::private().is_none() {
         return;
     }
     let walks = std::thread::scope(|scope| {

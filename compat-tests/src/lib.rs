@@ -25,6 +25,7 @@ pub mod faults;
 pub mod fifo;
 pub mod image;
 pub mod journal;
+pub mod journal_socket;
 pub mod log;
 pub mod monitor;
 pub mod mounts;

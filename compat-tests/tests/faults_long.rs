@@ -4,13 +4,13 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::expect_used)]
 
-use compat_tests::faults::lives::{CRIO, EXEC, EXEC_SYNC, FAILED, JOURNALD, PODMAN, WITH_TERMINAL};
+use compat_tests::faults::lives::{CRIO, EXEC, EXEC_SYNC, FAILED, JOURNAL, PODMAN, WITH_TERMINAL};
 use compat_tests::faults::{Depth, list, single_run, survives};
 
 /// Prints the calls that are walked through.
 #[test]
 fn calls() {
-    for life in [&PODMAN, &WITH_TERMINAL, &CRIO, &JOURNALD, &FAILED, &EXEC, &EXEC_SYNC] {
+    for life in [&PODMAN, &WITH_TERMINAL, &CRIO, &JOURNAL, &FAILED, &EXEC, &EXEC_SYNC] {
         let list = list(life);
         println!("== {}: {} calls\n{list}", life.name, list.lines().count());
         assert!(list.lines().count() > 50, "the tracer sees the monitor");
@@ -39,7 +39,7 @@ fn every_error_failed_runtime() {
 
 #[test]
 fn every_error_journald() {
-    survives(&JOURNALD, Depth::Every, 3);
+    survives(&JOURNAL, Depth::Every, 3);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn lasting_errors_crio() {
 
 #[test]
 fn lasting_errors_journald() {
-    survives(&JOURNALD, Depth::Forever, 3);
+    survives(&JOURNAL, Depth::Forever, 3);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn no_memory_crio() {
 
 #[test]
 fn no_memory_journald() {
-    survives(&JOURNALD, Depth::Memory, 3);
+    survives(&JOURNAL, Depth::Memory, 3);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn no_memory_exec() {
 fn single() {
     let Ok(text) = std::env::var("FAULT") else { return };
     let (name, words) = text.split_once(' ').expect("a life and a fault");
-    let lives = [&PODMAN, &WITH_TERMINAL, &CRIO, &JOURNALD, &FAILED, &EXEC, &EXEC_SYNC];
+    let lives = [&PODMAN, &WITH_TERMINAL, &CRIO, &JOURNAL, &FAILED, &EXEC, &EXEC_SYNC];
     let life = lives.into_iter().find(|life| life.name == name).expect("a life");
     println!("{}", single_run(life, words));
 }

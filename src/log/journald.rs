@@ -297,7 +297,12 @@ impl Journald {
         }
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        socket.connect(&self.path)?;
+        // The library does not repeat this call by itself.
+        while let Err(error) = socket.connect(&self.path) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
         self.socket = Some(socket);
         Ok(true)
     }

@@ -16,7 +16,9 @@ use crate::bench::{Bench, built};
 use crate::channel::Report;
 use crate::command::MonitorCommand;
 use crate::deadline;
+use crate::journal_socket::{JournalSocket, field};
 use crate::monitor::Monitor;
+use crate::mounts::Mounts;
 
 /// What is lived through.
 #[derive(Clone, Copy)]
@@ -37,6 +39,8 @@ pub struct Life {
     pub attach: bool,
     /// What goes into the ctl fifo while the container runs.
     pub control: &'static str,
+    /// The log is a journal, which needs the right to mount.
+    pub journal: bool,
 }
 
 impl std::fmt::Debug for Life {
@@ -68,6 +72,7 @@ impl Run {
     /// Lives through `life` while `fault` happens.
     pub(super) fn of(life: &Life, fault: Option<&Fault>) -> Self {
         let bench = Bench::new();
+        let journal = life.journal.then(OwnJournal::start);
         if life.exec {
             bench.exec_script(life.script);
         } else {
@@ -104,7 +109,7 @@ impl Run {
             exit: read(&exit),
             persist: read(&persist),
             cleaned_up: bench.path("cleaned").exists(),
-            logged: log(&bench),
+            logged: journal.map_or_else(|| log(&bench), |journal| Some(journal.finish())),
             files: files(&bench),
             stderr: monitor.stderr(),
             key: life.key,
@@ -114,6 +119,32 @@ impl Run {
     /// The parent was told that there is a container.
     pub(super) fn started(&self) -> bool {
         self.reports.first().is_some_and(|report| report.number(self.key) > 0)
+    }
+}
+
+/// A journal that only this run's processes see.
+struct OwnJournal {
+    journal: JournalSocket,
+    _mounts: Mounts,
+}
+
+impl OwnJournal {
+    fn start() -> Self {
+        let mut mounts = Mounts::private().expect("a mount namespace");
+        mounts.tmpfs(Path::new("/run/systemd"), "1m");
+        std::fs::create_dir("/run/systemd/journal").expect("mkdir");
+        Self { journal: JournalSocket::bind(Path::new("/run/systemd/journal/socket")), _mounts: mounts }
+    }
+
+    /// All messages, the monitor's own about losses included. Panics unless all are whole entries of this container.
+    fn finish(self) -> Vec<u8> {
+        let mut text = String::new();
+        for entry in self.journal.entries() {
+            assert_eq!(field(&entry, "CONTAINER_ID_FULL"), crate::bench::CID, "whose entry?");
+            text.push_str(&field(&entry, "MESSAGE"));
+            text.push('\n');
+        }
+        text.into_bytes()
     }
 }
 
@@ -256,7 +287,8 @@ impl Driver<'_, '_> {
         }
         let _ = deadline::try_until(PATIENCE, || {
             let log = std::fs::read(self.bench.log()).unwrap_or_default();
-            (self.life.exec || log.windows(5).any(|window| window == b"hello")).then_some(())
+            let elsewhere = self.life.exec || self.life.journal;
+            (elsewhere || log.windows(5).any(|window| window == b"hello")).then_some(())
         });
     }
 
