@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use compat_tests::bench::CID;
-use compat_tests::{Bench, Kind, MonitorCommand, Process, Watch, behaviour, deadline};
+use compat_tests::{Bench, Kind, MonitorCommand, Process, Watch, behaviour, deadline, differences};
 use nix::sys::signal::Signal;
 
 /// A memory cgroup of 24 MB, removed with the value.
@@ -127,5 +128,29 @@ fn where_no_memory_cgroup_can_be_found_nothing_is_missing() {
         bench.touch("go");
         assert_eq!(monitor.finish_rest(), "5");
         assert_eq!(told(&bench), [false, false]);
+    });
+}
+
+/// On control groups v1 the watch begins with a file that here can't be opened.
+#[test]
+fn a_v1_watch_that_can_not_be_set_up_costs_no_container() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let cgroup = Cgroup::new(&bench);
+        let file = cgroup.0.join("memory.oom_control");
+        assert!(file.exists() || differences::original().is_none(), "v2 has no such file");
+        if !file.exists() {
+            return;
+        }
+        bench.script(&format!("{}\npayload\nprint on\\n\nexit 3", cgroup.enter()));
+        // Nobody, root included, can open a socket.
+        let socket = bench.path("no-file");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let cover = "mount --bind \"$0\" \"$1\" && shift && exec \"$@\"";
+        let words = ["-m", "/bin/sh", "-c", cover, socket.to_str().unwrap(), file.to_str().unwrap()];
+        bench.podman().under("/usr/bin/unshare".as_ref(), words).run().finish();
+        assert_eq!(bench.wait_exit_file(), "3");
+        assert_eq!(bench.logged("stdout"), b"on\n");
+        assert_eq!(told(&bench), [false; 2]);
     });
 }

@@ -182,6 +182,13 @@ impl<'b> MonitorCommand<'b> {
         command
     }
 
+    /// Takes the environment away.
+    #[must_use]
+    pub fn no_env(mut self) -> Self {
+        self.env.clear();
+        self
+    }
+
     /// Adds a variable, even if it is there already.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {

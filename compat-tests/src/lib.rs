@@ -18,6 +18,7 @@ pub mod attach;
 pub mod bench;
 pub mod channel;
 pub mod command;
+pub mod crio;
 pub mod deadline;
 pub mod differences;
 pub mod faults;

@@ -93,6 +93,12 @@ impl<'b> Runc<'b> {
         memory_root().join(cgroup_name(bench))
     }
 
+    /// Where CRI-O would put the monitor: beside the container.
+    #[must_use]
+    pub fn monitors_cgroup(&self) -> PathBuf {
+        memory_root().join(format!("{}-monitor", cgroup_name(self.bench)))
+    }
+
     /// Lets cgroups be made that limit memory, which runc does by itself.
     pub fn enable_memory_controller(&self) {
         if hierarchy() == Hierarchy::V2 {
@@ -111,6 +117,12 @@ impl<'b> Runc<'b> {
     /// Where runc keeps its state.
     fn root(&self) -> PathBuf {
         self.bench.path("runc")
+    }
+
+    /// The same as an argument of runc, in CRI-O's words.
+    #[must_use]
+    pub fn root_argument(&self) -> String {
+        format!("--root={}", self.root().display())
     }
 
     /// `command`, a driver's standard command line, with runc as its runtime.
