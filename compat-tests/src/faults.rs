@@ -209,6 +209,36 @@ pub fn single_run(life: &Life, words: &str) -> String {
     format!("{}{:?}\n{fault}: {verdict:?}", run.trace, run.reports)
 }
 
+/// What a single failure came to.
+#[derive(Debug)]
+pub struct Outcome {
+    pub fault: String,
+    /// What the failed call was about.
+    pub subject: String,
+    pub verdict: Result<(), String>,
+}
+
+/// Lives through `life` once for each error of each call that `wanted` picks, and calls `check` after each.
+pub fn fail_each(life: &Life, wanted: impl Fn(&Call) -> bool, mut check: impl FnMut(&Outcome)) {
+    let baseline = Run::of(life, None);
+    let mut counts = BTreeMap::<_, usize>::new();
+    for call in &baseline.trace.calls {
+        let nth = counts.entry((call.who, &call.name)).or_default();
+        *nth += 1;
+        for errno in calls::by_name(&call.name).errors.iter().filter(|_| wanted(call)) {
+            let call_name = call.name.clone();
+            let fault =
+                Fault { who: call.who, call: call_name, nth: *nth, errno: *errno, lasting: Lasting::Once };
+            let run = Run::of(life, Some(&fault));
+            check(&Outcome {
+                fault: fault.to_string(),
+                subject: run.trace.injected().next().map_or_else(String::new, |call| call.subject.clone()),
+                verdict: judge(life, &run, &baseline, Some(&fault)),
+            });
+        }
+    }
+}
+
 /// Lives through `life` without a fault, and then once for each fault that `depth` asks for. `slice` of `slices`
 /// takes every so-many-th of them, so that tests can run side by side.
 pub fn walk(life: &Life, depth: Depth, (slice, slices): (usize, usize)) -> Summary {

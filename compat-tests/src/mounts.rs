@@ -2,11 +2,13 @@
 //! vanish with the last process that was started in it, however the test ends.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, mknod};
 
 use crate::session::run;
 
@@ -46,6 +48,17 @@ impl Mounts {
         let options = format!("size={size},mode=0755");
         mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).expect("tmpfs");
         self.targets.push(target.to_owned());
+    }
+
+    /// Hides /dev behind one that has `null` and a system log, whose messages come out of the socket.
+    pub fn system_log(&mut self) -> UnixDatagram {
+        self.tmpfs(Path::new("/dev"), "1m");
+        let device = nix::sys::stat::makedev(1, 3);
+        let mode = Mode::from_bits_truncate(0o666);
+        mknod("/dev/null", SFlag::S_IFCHR, mode, device).expect("mknod");
+        let socket = UnixDatagram::bind("/dev/log").expect("system log");
+        socket.set_nonblocking(true).expect("nonblocking");
+        socket
     }
 
     /// Lets the file `target` be the file `source`.

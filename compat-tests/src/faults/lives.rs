@@ -24,6 +24,8 @@ pub const WITH_TERMINAL: Life =
     Life { name: "terminal", command: terminal, script: TERMINAL, control: "1 40 100\n", ..PODMAN };
 pub const CRIO: Life = Life { name: "crio", command: crio, key: "pid", ..PODMAN };
 pub const JOURNAL: Life = Life { name: "journald", command: journald, control: "", journal: true, ..PODMAN };
+/// Everything that the monitor has to say goes to the system log.
+pub const TOLD: Life = Life { name: "syslog", command: told, ..PODMAN };
 pub const FAILED: Life = Life { name: "failed", script: FAILING, code: None, ..PODMAN };
 pub const EXEC: Life = Life { name: "exec", command: exec, exec: true, control: "", ..PODMAN };
 pub const EXEC_SYNC: Life = Life {
@@ -44,6 +46,10 @@ fn podman(bench: &Bench) -> MonitorCommand<'_> {
 
 fn journald(bench: &Bench) -> MonitorCommand<'_> {
     cleaning_up(bench, bench.podman().replace("-l", "journald:").args(["-i", "--log-tag", "a tag"]))
+}
+
+fn told(bench: &Bench) -> MonitorCommand<'_> {
+    podman(bench).arg("--syslog").replace("--log-level", "debug")
 }
 
 fn terminal(bench: &Bench) -> MonitorCommand<'_> {
