@@ -3,6 +3,7 @@
 The harness is a subreaper, so that a monitor that has put itself into the background can be waited for.
 """
 import ctypes
+import functools
 import itertools
 import json
 import os
@@ -48,7 +49,7 @@ class Container:
                  "-n", "bench", "-p", os.path.join(self.dir, "pidfile"), "--exit-dir", self.exits, "--full-attach",
                  "--conmon-pidfile", os.path.join(self.dir, "conmon.pid"), "-l", drivers[log],
                  "--log-level", "error", *options]
-        self._watch = _watch(self.exits)
+        _watch(self.exits)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             theirs.set_inheritable(True)
@@ -71,9 +72,9 @@ class Container:
         """Waits for the file in the exit dir; the time since the spawn, in seconds."""
         path = os.path.join(self.exits, self.id)
         while not os.path.exists(path):
-            if not select.select([self._watch], [], [], LIMIT)[0]:
+            if not select.select([_inotify()], [], [], LIMIT)[0]:
                 raise Broken("no exit file")
-            os.read(self._watch, 1 << 16)
+            os.read(_inotify(), 1 << 16)
         return time.perf_counter() - self.begin
 
     def wait(self):
@@ -132,25 +133,32 @@ class Container:
                     found[words[0]] = int(words[1])
         return found["Private_Clean:"] + found["Private_Dirty:"], found["Pss:"], found["Rss:"]
 
-    def settle(self):
-        """Waits until the monitor has not run for a second."""
-        end = time.monotonic() + LIMIT
-        last, since = None, 0.0
-        while last is None or time.monotonic() - since < 1:
-            now = self.cpu()
-            if now != last:
-                last, since = now, time.monotonic()
-            if time.monotonic() > end:
-                raise Broken("the monitor does not fall quiet")
-            time.sleep(0.05)
-
     def remove(self):
-        os.close(self._watch)
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
-def _watch(directory):
+def settle(containers):
+    """Waits until none of their monitors has run for a second."""
+    end = time.monotonic() + LIMIT
+    last, since = None, 0.0
+    while last is None or time.monotonic() - since < 1:
+        now = [container.cpu() for container in containers]
+        if now != last:
+            last, since = now, time.monotonic()
+        if time.monotonic() > end:
+            raise Broken("the monitors do not fall quiet")
+        time.sleep(0.05)
+
+
+@functools.cache
+def _inotify():
+    """One for all containers: a user may have 128. An event only says that it is time to look again."""
     fd = _libc.inotify_init1(IN_CLOEXEC)
-    if fd < 0 or _libc.inotify_add_watch(fd, directory.encode(), IN_MOVED_TO | IN_CLOSE_WRITE) < 0:
+    if fd < 0:
         raise OSError(ctypes.get_errno(), "inotify")
     return fd
+
+
+def _watch(directory):
+    if _libc.inotify_add_watch(_inotify(), directory.encode(), IN_MOVED_TO | IN_CLOSE_WRITE) < 0:
+        raise OSError(ctypes.get_errno(), "inotify")

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import time
 
-from container import Broken, Container
+from container import Broken, Container, settle
 import podman
 
 START, LIFE = "start-up: spawn to report, ms", "life of a container that exits at once, ms"
@@ -166,8 +166,7 @@ def _end(containers):
 
 def _memory(containers, what):
     """Figures of monitors that all have come to rest."""
-    for container in containers:
-        container.settle()
+    settle(containers)
     found = [container.memory() for container in containers]
     _end(containers)
     names = ("private", "PSS", "RSS")
