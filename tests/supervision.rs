@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use compat_tests::{Bench, Kind, behaviour, deadline};
+use nix::sys::signal::Signal;
 
 /// The exit file of a container that follows `payload`, and the monitor's own exit status.
 fn exit_of(payload: &str) -> (String, Option<i32>) {
@@ -98,6 +99,27 @@ fn a_container_that_is_not_our_child_is_watched() {
         foreign.kill();
         assert_eq!(bench.wait_exit_file(), "-1", "nobody can know its status");
         assert_eq!(monitor.wait().code, Some(255));
+    });
+}
+
+/// A debugger, strace or CRIU.
+#[test]
+fn a_container_that_dies_under_a_tracer_keeps_its_status() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\npause");
+        let mut monitor = bench.podman().run();
+        monitor.report();
+        let container = monitor.container();
+        container.trace();
+        container.signal(Signal::SIGKILL);
+        deadline::until("the container to be dead", || (container.state() == Some('Z')).then_some(()));
+        deadline::holds("its end is the tracer's", Duration::from_millis(200), || {
+            !bench.exit_file().exists()
+        });
+        container.let_go();
+        assert_eq!(bench.wait_exit_file(), "137");
+        assert_eq!(monitor.wait().code, Some(137));
     });
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use crate::deadline;
@@ -53,6 +55,21 @@ impl Process {
         // Kernels without schedstat count in ticks.
         let ticks = || u64::try_from(self.number(11) + self.number(12)).unwrap_or(0);
         nanoseconds.map_or_else(|| Duration::from_millis(ticks() * 10), Duration::from_nanos)
+    }
+
+    /// Makes the calling thread its tracer, as strace and CRIU are: what it dies of is told to the tracer first, and to
+    /// its parent only after [`Self::let_go`].
+    pub fn trace(self) {
+        ptrace::seize(self.nix(), ptrace::Options::empty()).expect("seize");
+    }
+
+    /// Takes the end of a traced process; to be called in the thread that traces it.
+    pub fn let_go(self) {
+        waitpid(self.nix(), Some(WaitPidFlag::__WALL)).expect("the end of the traced process");
+    }
+
+    fn nix(self) -> Pid {
+        Pid::from_raw(self.0)
     }
 
     /// Checks that the process comes to rest: it sleeps, and in 300 ms it uses next to no time. One that is busy and does

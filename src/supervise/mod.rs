@@ -302,7 +302,10 @@ impl<'a> Monitor<'a> {
     fn on_container_ended(&mut self) -> Turn {
         // If it is our child this tells how it ended, and what follows is ignored.
         self.reap_children();
-        self.step(Input::ContainerGone);
+        // A pidfd tells of the end before a tracer has let go of the process, and with it of its status.
+        if !self.container.as_ref().is_some_and(Watch::is_child) {
+            self.step(Input::ContainerGone);
+        }
         Turn::Dry
     }
 

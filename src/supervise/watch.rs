@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
-use crate::sys::process::PidFd;
+use crate::sys::process::{PidFd, is_child};
 
 /// How often a process is looked for where the kernel has no pidfds (before Linux 5.3).
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,6 +45,12 @@ impl Watch {
             Self::Descriptor(..) => false,
             Self::Polling(pid) => kill(*pid, None) == Err(Errno::ESRCH),
         }
+    }
+
+    /// Its end will be told by SIGCHLD, sooner or later.
+    pub(super) fn is_child(&self) -> bool {
+        let (Self::Descriptor(pid, _) | Self::Polling(pid)) = self;
+        is_child(*pid)
     }
 
     /// # Errors

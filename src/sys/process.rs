@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{ForkResult, Pid};
 
 /// What a program needs before anything else, as it is not std's entry point that runs: 0, 1 and 2 are open, so that no
@@ -199,6 +200,13 @@ pub fn reap() -> Option<(Pid, ExitStatus)> {
 /// Waits until any child ends; `None` when there is no child (left).
 pub fn wait_any() -> Option<(Pid, ExitStatus)> {
     wait_with(0)
+}
+
+/// Whether `pid` is a child that has not been reaped. One that has ended under a tracer can't be reaped before the tracer
+/// has seen its end; SIGCHLD comes then.
+pub fn is_child(pid: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(pid), flags) != Err(Errno::ECHILD)
 }
 
 /// Not nix's waitpid: that one has no name for real-time signals and loses the status of a child they killed.
