@@ -34,11 +34,11 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 all: build
 
 build:
-	contrib/build.sh $(CARGO_FLAGS) --bin conmon
+	contrib/build.sh $(CARGO_FLAGS)
 
 # Only reached when something is newer than the binary, so `sudo make install` after `make` needs no cargo.
 $(BINARY): $(SOURCES)
-	contrib/build.sh $(CARGO_FLAGS) --bin conmon
+	contrib/build.sh $(CARGO_FLAGS)
 	@touch $@
 
 install: $(BINARY) install-data

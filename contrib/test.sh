@@ -62,6 +62,11 @@ compat_tests() {
     OURS_UNDER_TEST=$binary ORIGINAL_CONMON=$original "$cargo" test -p compat-tests --no-fail-fast
 }
 
+# The same tests on what is installed in the end: another C library, and an optimiser's work.
+tests_on_release() {
+    OURS_UNDER_TEST=$binary "$cargo" test -p ferromon --no-fail-fast --test '*'
+}
+
 # The same tests on the original: what proves that they test conmon's behaviour and not ours.
 tests_on_original() {
     if ! compgen -G 'tests/*.rs' >/dev/null; then
@@ -79,6 +84,7 @@ stage "build" build
 stage "static binary" is_static
 stage "unit tests and tests/" own_tests
 stage "compat-tests: beside $original, with runc and podman" compat_tests
+stage "tests/ on the release build" tests_on_release
 stage "tests/ on $original" tests_on_original
 
 read -r passed broken ignored < <(awk '

@@ -3,6 +3,9 @@
 //! Before the event loop an [`Error`] is fatal and [`crate::main`] prints it where conmon would. Inside the loop
 //! it is something to warn about; the container goes on.
 
+mod words;
+
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -55,13 +58,10 @@ impl std::error::Error for Error {
 }
 
 /// The system's text for `error`, without the `(os error N)` that the standard library adds.
-pub fn strerror(error: &io::Error) -> String {
+pub fn strerror(error: &io::Error) -> Cow<'static, str> {
     match error.raw_os_error() {
-        Some(number) => {
-            let text = error.to_string();
-            text.strip_suffix(&format!(" (os error {number})")).map(str::to_owned).unwrap_or(text)
-        }
-        None => error.to_string(),
+        Some(number) => words::words(number),
+        None => error.to_string().into(),
     }
 }
 

@@ -6,16 +6,18 @@
 
 #![no_main]
 
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 
 use ferromon::sys;
 
 // The name is the C library's for the program's start; nothing else in the program has it.
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
-extern "C" fn main() -> c_int {
+extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     sys::process::enter();
-    let status = ferromon::main(std::env::args_os().skip(1));
+    // SAFETY: they are what the C library was started with.
+    let words = unsafe { sys::process::arguments(argc, argv) };
+    let status = ferromon::main(words.into_iter().skip(1));
     // Nothing is left to flush, so no handler of the C library has to be run for it.
     sys::process::leave(status.into())
 }

@@ -23,6 +23,7 @@ use crate::fifo::write_fifo;
 use crate::log::{LogLine, joined};
 use crate::monitor::Monitor;
 use crate::process::{self, Process};
+use crate::twin;
 
 /// The container id that all command lines use; as long as a real one.
 pub const CID: &str = "c0ffee0123456789c0ffee0123456789c0ffee0123456789c0ffee0123456789";
@@ -49,10 +50,10 @@ impl Default for Bench {
 }
 
 impl Bench {
-    /// A bench for the program under test: `CONMON_UNDER_TEST`, or our binary beside the test executable.
+    /// A bench for the program under test: `CONMON_UNDER_TEST`, or ours.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_program(&differences::original().unwrap_or_else(|| built("conmon")))
+        Self::with_program(&differences::original().unwrap_or_else(twin::our_program))
     }
 
     /// A bench for `program`.

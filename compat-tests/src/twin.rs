@@ -63,7 +63,7 @@ pub fn original_program() -> PathBuf {
         .unwrap_or_else(|| panic!("no conmon to compare with; install it"))
 }
 
-/// Ours.
+/// Ours: `OURS_UNDER_TEST`, or the debug build beside the test executable.
 pub fn our_program() -> PathBuf {
     let named = std::env::var_os("OURS_UNDER_TEST").filter(|path| !path.is_empty()).map(PathBuf::from);
     let path = named.unwrap_or_else(|| built("conmon"));

@@ -1,5 +1,6 @@
 //! What could not be logged: counted by stream while writing fails, told in one marker record when it works again.
 
+use std::borrow::Cow;
 use std::io;
 
 use super::Stream;
@@ -26,7 +27,7 @@ pub struct Loss {
     stdout: Count,
     stderr: Count,
     /// Why the first record since the last marker was lost.
-    reason: String,
+    reason: Cow<'static, str>,
 }
 
 impl Loss {

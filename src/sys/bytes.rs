@@ -1,22 +1,23 @@
-//! Looking for a byte, with the C library's own routines.
+//! Looking for a byte.
 //!
-//! The C library has chosen the best ones for this processor before `main` runs. A crate would ask the processor again,
-//! and in a virtual machine each such question (CPUID) traps to the host: more than the rest of a start-up's parsing.
+//! With the vector instructions that every processor of the architecture has. To ask the processor for better ones
+//! costs more than they bring: in a virtual machine each such question (CPUID) traps to the host.
 
-use std::ffi::c_void;
+#[cfg(target_arch = "aarch64")]
+use memchr::arch::aarch64::neon::memchr::One;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use memchr::arch::all::memchr::One;
+#[cfg(target_arch = "x86_64")]
+use memchr::arch::x86_64::sse2::memchr::One;
 
 /// Where `byte` first is in `bytes`.
 pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
-    // SAFETY: memchr reads at most `len` bytes of a live slice.
-    let at = unsafe { libc::memchr(bytes.as_ptr().cast(), byte.into(), bytes.len()) };
-    offset(at, bytes)
+    one(byte)?.find(bytes)
 }
 
 /// Where `byte` last is in `bytes`.
 pub fn find_last(byte: u8, bytes: &[u8]) -> Option<usize> {
-    // SAFETY: memrchr reads at most `len` bytes of a live slice.
-    let at = unsafe { libc::memrchr(bytes.as_ptr().cast(), byte.into(), bytes.len()) };
-    offset(at, bytes)
+    one(byte)?.rfind(bytes)
 }
 
 /// How often `byte` is in `bytes`.
@@ -24,9 +25,10 @@ pub fn count(byte: u8, bytes: &[u8]) -> usize {
     bytes.iter().filter(|&&b| b == byte).count()
 }
 
-/// `at` is null or points into `bytes`.
-fn offset(at: *mut c_void, bytes: &[u8]) -> Option<usize> {
-    (!at.is_null()).then(|| at.addr() - bytes.as_ptr().addr())
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn one(byte: u8) -> Option<One> {
+    // None only where the instructions may be absent, which they never are here.
+    One::new(byte)
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use super::socket::send_messages;
+
 /// Datagrams a call of [`send_many`] takes at most.
 pub const SEND_MAX: usize = 64;
 
@@ -35,11 +37,9 @@ pub fn send_many(
         message.msg_hdr.msg_iovlen = 1;
         count += 1;
     }
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    // SAFETY: the first `count` headers each point to one iovec in `parts`, and that to bytes that `bytes` keeps alive;
-    // sendmmsg(2) reads them and writes only msg_len. The descriptor is open for as long as it is borrowed.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags) };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    let messages = messages.get_mut(..count).unwrap_or_default();
+    // SAFETY: each message points to one iovec in `parts`, and that to bytes that `bytes` keeps alive.
+    unsafe { send_messages(socket, messages) }
 }
 
 /// Sends `bytes` as a file that nobody can change any more: what journald takes for entries of any size.

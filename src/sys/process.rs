@@ -1,8 +1,9 @@
 //! Processes: fork, wait, pidfds, and what a forked child may do before it becomes another program.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, OsString, c_char, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -14,6 +15,17 @@ use nix::unistd::{ForkResult, Pid};
 pub fn enter() {
     super::fd::hold_standard();
     let _ = super::signal::ignore_sigpipe();
+}
+
+/// The words of the command line, the program's own name first. std's own list is empty without its entry point, except
+/// on glibc.
+///
+/// # Safety
+/// `argv` has at least `argc` strings that are there until the process ends, as C's `main` gets them.
+pub unsafe fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
+    // SAFETY: the caller's promise.
+    let word = |index: usize| unsafe { CStr::from_ptr(*argv.add(index)) };
+    (0..usize::try_from(argc).unwrap_or(0)).map(|i| OsString::from_vec(word(i).to_bytes().to_vec())).collect()
 }
 
 /// How a process ended.

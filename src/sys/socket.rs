@@ -79,13 +79,32 @@ fn send_batch(
     });
     for (message, parts) in headers.iter_mut().zip(parts.iter_mut()) {
         message.msg_hdr.msg_iov = parts.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = parts.len();
+        message.msg_hdr.msg_iovlen = 2;
     }
-    let count = count.min(BATCH) as libc::c_uint;
+    let headers = headers.get_mut(..count).unwrap_or_default();
+    // SAFETY: each header points at one of `parts`, those at `header` and `chunks`, and all live to the end of this
+    // function.
+    unsafe { send_messages(socket, headers) }
+}
+
+/// Sends `messages` in one call without waiting; returns how many went.
+///
+/// # Errors
+/// As sendmmsg(2), when the first one could not be sent.
+///
+/// # Safety
+/// What the messages point at is alive and may be read.
+pub(super) unsafe fn send_messages(
+    socket: BorrowedFd<'_>,
+    messages: &mut [libc::mmsghdr],
+) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    // SAFETY: sendmmsg(2) reads `count` <= BATCH headers, whose iovecs point at `header` and `chunks`; all of it
-    // lives to the end of this function and is only read, apart from msg_len in `headers`, which is ours.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, flags as _) };
+    // Not through the C library: musl's function makes a call for each message.
+    // SAFETY: sendmmsg(2) reads the given number of headers and what they point at, which the caller vouches for, and
+    // writes only msg_len in them, which are exclusively ours.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_sendmmsg, socket.as_raw_fd(), messages.as_mut_ptr(), messages.len(), flags)
+    };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
@@ -138,7 +157,7 @@ pub fn recv_fds(socket: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<Receiv
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
-    message.msg_controllen = size_of::<ControlBuffer>();
+    message.msg_controllen = size_of::<ControlBuffer>() as _;
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: recvmsg(2) writes at most the stated lengths into `payload` and `control`, both exclusively ours.
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
@@ -165,6 +184,9 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
         if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
             // SAFETY: CMSG_LEN only computes; CMSG_DATA of a header that is not null points right behind it.
             let (base, data) = unsafe { (libc::CMSG_LEN(0) as usize, libc::CMSG_DATA(header)) };
+            // The C libraries have different types for it.
+            #[allow(clippy::unnecessary_cast)]
+            let len = len as usize;
             for index in 0..len.saturating_sub(base) / size_of::<libc::c_int>() {
                 // SAFETY: inside cmsg_len; the data need not be aligned, and each descriptor was installed for us
                 // alone by recvmsg(2) and is taken once.

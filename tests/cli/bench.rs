@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use compat_tests::differences::{Version, original, version};
+use compat_tests::twin::our_program;
 
 use crate::rows::{Outcome, Row};
 
@@ -41,8 +42,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        let ours = || env!("CARGO_BIN_EXE_conmon").into();
-        let path = original().unwrap_or_else(ours);
+        let path = original().unwrap_or_else(our_program);
         let dir = nix::unistd::mkdtemp(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli.XXXXXX")).unwrap();
         let mut lower = Command::new("sh");
         lower.args(["-c", "echo -1000 > /proc/self/oom_score_adj"]).stderr(Stdio::null());
