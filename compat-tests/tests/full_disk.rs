@@ -11,11 +11,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use compat_tests::bench::{LOG_CAP, built};
+use compat_tests::bench::LOG_CAP;
 use compat_tests::log::joined;
 use compat_tests::mounts::Mounts;
 use compat_tests::process::Process;
 use compat_tests::session::run;
+use compat_tests::twin::our_program;
 use compat_tests::{Bench, LogLine, Monitor, deadline};
 
 /// Bytes of one numbered line of the script, its newline included.
@@ -23,7 +24,7 @@ const LINE: usize = 41;
 const FLOOD: usize = 30_000;
 
 fn ours() -> Bench {
-    Bench::with_program(&built("conmon"))
+    Bench::with_program(&our_program())
 }
 
 /// Starts a container that writes [`FLOOD`] lines, reports `flooded`, waits for `more`, writes 100 lines and exits 7.
@@ -277,7 +278,7 @@ fn syncs(options: &[&str]) -> Option<(usize, usize)> {
     let text = format!(
         "#!/bin/sh\nexec strace -D -f -o {} -e trace=fsync,fdatasync,sync_file_range,syncfs,sync,msync {} \"$@\"\n",
         trace.display(),
-        built("conmon").display()
+        our_program().display()
     );
     let bench = Bench::with_program(&place.executable("traced", &text));
     let count = || {

@@ -5,19 +5,19 @@
 
 use std::time::Duration;
 
-use compat_tests::bench::built;
 use compat_tests::journal::{Entry, Journal};
 use compat_tests::log::joined;
 use compat_tests::podman::IMAGE;
 use compat_tests::session::{Input, Session};
 use compat_tests::transcript::Transcript;
+use compat_tests::twin::our_program;
 use compat_tests::{Bench, MonitorCommand, bench_twin, deadline, podman_twin};
 use nix::sys::signal::Signal;
 
 const CONMON: &[&str] = &["conmon"];
 
 fn ours() -> Bench {
-    Bench::with_program(&built("conmon"))
+    Bench::with_program(&our_program())
 }
 
 fn to_journal(bench: &Bench) -> MonitorCommand<'_> {

@@ -10,15 +10,15 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use compat_tests::bench::built;
 use compat_tests::mounts::Mounts;
+use compat_tests::twin::our_program;
 use compat_tests::{Bench, Monitor, MonitorCommand, deadline};
 
 const MILLION: u32 = 1_000_000;
 
 /// A bench with a folder `logs` that holds no more than the lines of a test.
 fn room() -> Option<(Bench, Mounts)> {
-    let bench = Bench::with_program(&built("conmon"));
+    let bench = Bench::with_program(&our_program());
     let mut mounts = Mounts::private()?;
     mounts.tmpfs(&bench.path("logs"), "120m");
     Some((bench, mounts))
