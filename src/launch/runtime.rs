@@ -14,8 +14,8 @@ use super::stdio::RuntimeEnds;
 use crate::config::Config;
 use crate::error::{Context, Error, Result, strerror};
 use crate::sys::fd::write_stderr;
-use crate::sys::process::{Environment, ExecFailure, Program, spawn};
 use crate::sys::signal::DriverMask;
+use crate::sys::spawn::{Environment, ExecFailure, Memory, Program, spawn};
 
 /// What the runtime child puts in order before it becomes the runtime.
 #[derive(Debug)]
@@ -45,7 +45,9 @@ pub(super) fn start(
     let env = Environment::inherited();
     let env = if listen_pid == ListenPid::Replace { env.with_child_pid_in("LISTEN_PID") } else { env };
     let monitor = nix::unistd::getpid();
-    spawn(Program::new(path, argv, env), || child.prepare(monitor, &listen_pid))
+    // The second message comes from a driver that waits for what the monitor says until then.
+    let memory = if child.second_start.is_some() { Memory::Copied } else { Memory::Shared };
+    spawn(Program::new(path, argv, env), memory, || child.prepare(monitor, &listen_pid))
         .context(|| "Failed to fork the create command".into())
 }
 

@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use crate::config::ExitCommand;
 use crate::diag::{debug, warn};
 use crate::launch::oom_score::OomScore;
-use crate::sys::process::{Environment, Program, spawn, wait_any};
+use crate::sys::process::wait_any;
 use crate::sys::signal::DriverMask;
+use crate::sys::spawn::{Environment, Memory, Program, spawn};
 
 /// Waits for `command.delay`, runs the command, and returns when no child is left at all, neither the command nor
 /// an orphan of the container. How the command ends is nobody's business: the monitor's status is the container's.
@@ -23,7 +24,7 @@ pub fn run(command: &ExitCommand, mask: DriverMask, oom: OomScore) {
         std::thread::sleep(command.delay);
     }
     let started = program(command).map_err(std::io::Error::from).and_then(|program| {
-        spawn(program, || {
+        spawn(program, Memory::Shared, || {
             mask.restore();
             oom.restore();
             Ok(())

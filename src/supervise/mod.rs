@@ -53,8 +53,9 @@ use crate::log::Log;
 use crate::report::oom_files::OomFiles;
 use crate::report::sync_pipe::SyncPipe;
 use crate::sys;
-use crate::sys::process::{ExecFailure, reap};
+use crate::sys::process::reap;
 use crate::sys::signal::Signals;
+use crate::sys::spawn::ExecFailure;
 
 /// Events taken from the kernel at once; more wait for the next turn.
 const EVENTS_AT_ONCE: usize = 32;

@@ -1,9 +1,9 @@
 //! Descriptors: the few operations that nix does not wrap the way we need them.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::path::Path;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::stat::Mode;
@@ -49,26 +49,49 @@ fn standard(fd: RawFd) -> BorrowedFd<'static> {
 /// anything else opens or owns a descriptor; without /proc the list is empty, as conmon's.
 /// conmon: `close_fds.c:init`.
 pub fn take_inherited() -> Vec<OwnedFd> {
-    let Ok(list) = Listing::open() else { return Vec::new() };
+    // The listing is closed by now; what is still open was there before it.
+    let numbers = listed().unwrap_or_default().into_iter().filter(|&fd| fd >= 3 && is_open(fd));
     // SAFETY: the numbers were open a moment ago, and at this point of the program nobody owns any of them.
-    list.numbers().into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
+    numbers.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
 }
 
-/// The directory of our own descriptors, which is itself one.
-struct Listing(std::fs::ReadDir);
-
-impl Listing {
-    fn open() -> io::Result<Self> {
-        std::fs::read_dir(Path::new("/proc/self/fd")).map(Self)
+/// The numbers in the directory of our own descriptors, that of the directory itself included.
+///
+/// Read without the C library, whose functions for it would set up its heap for this alone.
+fn listed() -> io::Result<Vec<RawFd>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = nix::fcntl::open("/proc/self/fd", flags, Mode::empty())?;
+    let mut numbers = Vec::new();
+    let mut buffer = [0_u8; 1024];
+    loop {
+        // SAFETY: getdents64 writes at most the given number of bytes into `buffer`, which is exclusively ours.
+        let filled = unsafe {
+            libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
+        };
+        let filled = usize::try_from(filled).map_err(|_| io::Error::last_os_error())?;
+        if filled == 0 {
+            return Ok(numbers);
+        }
+        numbers.extend(entries(buffer.get(..filled).unwrap_or_default()).filter_map(number));
     }
+}
 
-    /// All open descriptors from 3 up, without the listing's own.
-    fn numbers(self) -> Vec<RawFd> {
-        let listed: Vec<RawFd> =
-            self.0.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
-        // The listing is closed by now; what is still open was there before it.
-        listed.into_iter().filter(|&fd| fd >= 3 && is_open(fd)).collect()
-    }
+/// Where an entry of getdents64(2) has its length, and its name.
+const LENGTH_AT: usize = 16;
+const NAME_AT: usize = 19;
+
+/// The names of the entries in `bytes`, each with its NUL and what fills the entry up.
+fn entries(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = bytes.get(LENGTH_AT..)?.first_chunk().map(|length| u16::from_ne_bytes(*length))?;
+        let (entry, rest) = bytes.split_at_checked(length.into())?;
+        bytes = rest;
+        entry.get(NAME_AT..)
+    })
+}
+
+fn number(name: &[u8]) -> Option<RawFd> {
+    std::str::from_utf8(CStr::from_bytes_until_nul(name).ok()?.to_bytes()).ok()?.parse().ok()
 }
 
 fn is_open(fd: RawFd) -> bool {
@@ -123,4 +146,17 @@ pub fn with_number<T>(fd: RawFd, use_it: impl FnOnce(&OwnedFd) -> T) -> T {
     // SAFETY: ManuallyDrop never closes it; a stale number makes the callee's system call fail, nothing worse.
     let borrowed = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(fd) });
     use_it(&borrowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_open_descriptors_are_listed() {
+        let files: Vec<_> = (0..200).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let found = listed().unwrap();
+        let missing = files.iter().find(|file| !found.contains(&file.as_raw_fd()));
+        assert!(missing.is_none(), "{missing:?} of {found:?}");
+    }
 }

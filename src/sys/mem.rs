@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use super::scratch::HEAP;
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
 
 /// Private memory of a fixed size, zero wherever it was not written.
@@ -78,11 +79,7 @@ impl Drop for Mapping {
 ///
 /// The caller's own frames and everything above them stay as they are.
 pub fn forget_the_past() {
-    // SAFETY: malloc_trim only returns free memory of the allocator.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
+    HEAP.trim();
     discard_stack_below();
     discard_text();
 }

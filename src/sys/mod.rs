@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+mod arena;
 pub mod bytes;
 pub mod datagram;
 pub mod fd;
@@ -11,4 +12,5 @@ pub mod scratch;
 pub mod securebits;
 pub mod signal;
 pub mod socket;
+pub mod spawn;
 pub mod tty;

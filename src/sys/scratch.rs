@@ -8,16 +8,22 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::arena::Arena;
+
 /// Address space, of which only touched pages cost memory; a request that does not fit goes to the ordinary heap.
 const SIZE: usize = 1 << 20;
+
+/// What a usual command line takes: its pages come at once, which costs half of what they cost one by one.
+const EXPECTED: usize = 80 * 1024;
 
 /// The program's allocator, which needs a static by its nature.
 #[global_allocator]
 pub static HEAP: Heap = Heap::new();
 
-/// An allocator over the system's. Until [`Heap::open`] is called it is the system's.
+/// An allocator over the program's own heap, and the system's for what does not fit there.
 #[derive(Debug)]
 pub struct Heap {
+    arena: Arena,
     open: AtomicBool,
     /// Where the mapping starts; 0 when there is none.
     base: AtomicUsize,
@@ -30,6 +36,7 @@ pub struct Heap {
 impl Heap {
     const fn new() -> Self {
         Self {
+            arena: Arena::new(),
             open: AtomicBool::new(false),
             base: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
@@ -54,6 +61,8 @@ impl Heap {
             )
         };
         if base != libc::MAP_FAILED {
+            // SAFETY: the start of the new mapping; a kernel before 5.14 refuses, and its pages come one by one.
+            unsafe { libc::madvise(base, EXPECTED, libc::MADV_POPULATE_WRITE) };
             self.used.store(0, Ordering::Relaxed);
             self.base.store(base as usize, Ordering::Release);
             self.open.store(true, Ordering::Release);
@@ -63,6 +72,11 @@ impl Heap {
     /// Allocations go to the ordinary heap again. What lies in the mapping stays valid.
     pub fn close(&self) {
         self.open.store(false, Ordering::Release);
+    }
+
+    /// Gives back the pages that nothing is in, apart from the mapping's.
+    pub fn trim(&self) {
+        self.arena.trim();
     }
 
     /// Gives the mapping back if nothing in it is in use, and says whether it did.
@@ -116,11 +130,13 @@ impl Heap {
 
 // SAFETY: a block from the mapping is aligned, inside it and nobody else's: `used` is past its end until it is freed, as
 // only the last block's end moves. It stays mapped until `live` says that all blocks are freed. The program has one
-// thread while the heap is open. Every other block is the system allocator's, start to end.
+// thread while the heap is open. Every other block is the arena's or the system allocator's, start to end; its address
+// tells whose.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let own = self.take(layout).or_else(|| self.arena.take(layout));
         // SAFETY: the caller's promises about `layout` are passed on.
-        self.take(layout).unwrap_or_else(|| unsafe { System.alloc(layout) })
+        own.unwrap_or_else(|| unsafe { System.alloc(layout) })
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
@@ -129,19 +145,25 @@ unsafe impl GlobalAlloc for Heap {
             if self.is_last(at, layout.size()) {
                 self.resize_last(at, 0);
             }
+        } else if self.arena.holds(at) {
+            // SAFETY: the caller's promises about the block are passed on.
+            unsafe { self.arena.give_back(at, layout) }
         } else {
-            // SAFETY: a block outside the mapping came from the system allocator with this layout.
+            // SAFETY: a block from elsewhere came from the system's allocator with this layout.
             unsafe { System.dealloc(at, layout) }
         }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if !self.holds(at) {
+        if self.holds(at) {
+            // A growing vector is mostly the last block: moving its end saves the copy and the pages of the old block.
+            if self.is_last(at, layout.size()) && self.resize_last(at, size) {
+                return at;
+            }
+        } else if !self.arena.holds(at) {
             // SAFETY: as in `dealloc`; the caller's promises about `size` are passed on.
             return unsafe { System.realloc(at, layout, size) };
-        }
-        // A growing vector is mostly the last block: moving its end saves the copy and the pages of the old block.
-        if self.is_last(at, layout.size()) && self.resize_last(at, size) {
+        } else if Arena::fits(layout, size) {
             return at;
         }
         // SAFETY: the caller promises that `size`, rounded up to the alignment, does not overflow; the two blocks are
