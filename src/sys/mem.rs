@@ -80,6 +80,12 @@ impl Drop for Mapping {
 /// The caller's own frames and everything above them stay as they are.
 pub fn forget_the_past() {
     HEAP.trim();
+    // musl gives back at once what was too large for the program's own heap.
+    // SAFETY: malloc_trim only returns free memory of the allocator.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
     discard_stack_below();
     discard_text();
 }

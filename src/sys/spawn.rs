@@ -5,13 +5,13 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::ptr;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::mem::Mapping;
 use super::process::{Side, fork, leave};
 
 /// A program to become, with everything allocated before the fork.
@@ -128,7 +128,7 @@ pub enum Memory {
 /// by an `Err` the status to exit with at once.
 ///
 /// # Errors
-/// As pipe2(2), mmap(2) and clone(2).
+/// As pipe2(2) and clone(2).
 pub fn spawn(
     mut program: Program,
     memory: Memory,
@@ -151,7 +151,8 @@ pub fn spawn(
 }
 
 /// Enough for the calls of `prepare`, of which none is deep.
-const STACK: usize = 64 * 1024;
+#[repr(C, align(16))]
+struct Stack([u8; 32 * 1024]);
 
 /// All that a child needs, allocated before it is there.
 struct Child<'a, F> {
@@ -171,13 +172,14 @@ impl<F: FnOnce() -> Result<(), i32>> Child<'_, F> {
             // SAFETY: `start_sharing` passes its `self`, which nobody else uses: our process stands still.
             unsafe { &mut *child.cast::<Child<'_, F>>() }.become_program()
         }
-        let mut stack = Mapping::new(STACK)?;
+        // On our own stack, so that it can't be refused: an exit command has to run on a machine without memory, too.
+        let mut stack = MaybeUninit::<Stack>::uninit();
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         let this = ptr::from_mut(self).cast();
-        // SAFETY: the child runs `enter` on a stack of its own, which grows down from the (page-aligned) end of the
-        // mapping and lives until the call returns: because of CLONE_VFORK that is when the child no longer uses our
-        // memory. Signals are blocked or have handlers that only _exit, and `become_program` never returns.
-        let pid = unsafe { libc::clone(enter::<F>, stack.as_mut_ptr().add(STACK).cast(), flags, this) };
+        // SAFETY: the child runs `enter` on `stack`, which grows down from its aligned end and lives until the call
+        // returns: because of CLONE_VFORK that is when the child no longer uses our memory. Signals are blocked or have
+        // handlers that only _exit, and `become_program` never returns.
+        let pid = unsafe { libc::clone(enter::<F>, stack.as_mut_ptr().add(1).cast(), flags, this) };
         Ok(Pid::from_raw(Errno::result(pid)?))
     }
 

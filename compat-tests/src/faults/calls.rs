@@ -110,6 +110,8 @@ pub const KINDS: &[Kind] = &[
     #[cfg(target_arch = "x86_64")]
     kind(libc::SYS_fork, "fork", Nothing, MEMORY),
     #[cfg(target_arch = "x86_64")]
+    kind(libc::SYS_lstat, "lstat", Path(0), LOOK),
+    #[cfg(target_arch = "x86_64")]
     kind(libc::SYS_mkdir, "mkdir", Path(0), MAKE),
     #[cfg(target_arch = "x86_64")]
     kind(libc::SYS_mknod, "mknod", Path(0), MAKE),
