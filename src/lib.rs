@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::launch::Role;
 use crate::launch::parent::Inherited;
 use crate::report::sync_pipe::{Key, SyncPipe};
-use crate::sys::scratch::HEAP;
+use crate::sys::heap::HEAP;
 
 /// The exit status of a program that could not do what it was asked to.
 const FAILURE: u8 = 1;

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use super::scratch::HEAP;
+use super::heap::HEAP;
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
 
 /// Private memory of a fixed size, zero wherever it was not written.
