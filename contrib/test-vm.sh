@@ -20,30 +20,8 @@ deadline=${VM_TIMEOUT:-1200}
 # One emulated test program; the slowest takes about a minute on an idle machine.
 program_deadline=800
 
-fail() {
-    printf 'test-vm: %s\n' "$@" >&2
-    exit 1
-}
-
-has() { command -v "$1" >/dev/null 2>&1; }
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif has sudo; then
-        sudo "$@"
-    else
-        fail "needs root for: $*" "run this as root, or install sudo"
-    fi
-}
-
-apt() {
-    has apt-get || fail "this system has no apt-get; please install the equivalents of: $*"
-    echo "test-vm: installing $*"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends)
-    as_root "${install[@]}" "$@" && return
-    as_root apt-get update -q && as_root "${install[@]}" "$@"
-}
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. contrib/lib.sh
 
 # The newest kernel that has its modules: the root file system of the guest needs 9p and overlay.
 kernel() {
