@@ -21,7 +21,7 @@ use self::oom_score::OomScore;
 use self::parent::Inherited;
 use self::runtime::RuntimeChild;
 use crate::config::Config;
-use crate::diag::{debug, warn};
+use crate::diag::{debug, error, warn};
 use crate::error::{Context, Error, Result, strerror};
 use crate::log::Log;
 use crate::report::sync_pipe::{Key, SyncPipe};
@@ -70,7 +70,11 @@ pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Re
         parent::wait_for_start(pipe)?;
     }
     if config.sync {
-        daemon::write_pidfile(config.conmon_pidfile.as_deref(), nix::unistd::getpid().as_raw())?;
+        let written = daemon::write_pidfile(config.conmon_pidfile.as_deref(), nix::unistd::getpid().as_raw());
+        if let Err(e) = written {
+            // The monitor goes on without it here as well; its exit status will be the container's.
+            error!("{e}");
+        }
     } else if let Side::Parent { child } = daemon::daemonise()? {
         return Ok(Role::Parent(daemon::write_pidfile(config.conmon_pidfile.as_deref(), child.as_raw())));
     }
