@@ -120,9 +120,14 @@ impl<'a> Preparation<'a> {
             Some(host) => Some(NotifyRelay::bind(config.bundle.as_deref().unwrap_or(Path::new(".")), host)?),
             None => None,
         };
-        if !config.log.passthrough {
-            sys::fd::release_stdio().context(|| "Failed to open /dev/null".into())?;
-        }
+        // Opened now in any case, while a failure can still be told.
+        let null = sys::fd::open_null().context(|| "Failed to open /dev/null".into())?;
+        let null = if config.log.passthrough {
+            Some(null)
+        } else {
+            sys::fd::release_stdio(&null).context(|| "Failed to dup over stdio".into())?;
+            None
+        };
         daemon::lead_own_session()?;
         let poll = Poll::new().context(|| "Failed to create an epoll descriptor".into())?;
         let signals = Signals::open().context(|| "Failed to create signalfd".into())?;
@@ -150,8 +155,9 @@ impl<'a> Preparation<'a> {
         let sources =
             Sources { poll, signals, ends, attach, terminal, controls: endpoints.controls, notify, log };
         let monitor = Monitor::new(config, sources, runtime, exec_failure, sync)?;
-        if config.log.passthrough {
-            sys::fd::release_stdio().context(|| "Failed to open /dev/null".into())?;
+        if let Some(Err(e)) = null.map(|null| sys::fd::release_stdio(&null)) {
+            // There may be a container by now, and it holds the driver's descriptors anyway.
+            warn!("Failed to let go of the driver's stdio: {}", strerror(&e));
         }
         Ok(Launched { monitor, attach_file, link: endpoints.link, oom: self.oom, mask: self.mask })
     }
