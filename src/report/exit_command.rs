@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::config::ExitCommand;
 use crate::diag::{debug, warn};
+use crate::error::strerror;
 use crate::launch::oom_score::OomScore;
 use crate::sys::process::{Environment, Program, spawn, wait_any};
 use crate::sys::signal::DriverMask;
@@ -31,7 +32,7 @@ pub fn run(command: &ExitCommand, mask: DriverMask, oom: OomScore) {
     });
     while wait_any().is_some() {}
     if let Some(e) = started.map_or_else(Some, |(_, failure)| failure.error()) {
-        warn!("Failed to run the exit command {}: {e}", command.path.display());
+        warn!("Failed to run the exit command {}: {}", command.path.display(), strerror(&e));
     }
 }
 
