@@ -62,6 +62,8 @@ pub struct Launched<'a> {
 /// Anything that fails here is fatal; the parent has been told on the sync pipe if it could be.
 #[inline(never)]
 pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Result<Role<'a>> {
+    // Here, where somebody can still read what it has to complain of.
+    let stall = stall_timeout();
     let oom = OomScore::lower();
     sys::signal::keep_children().context(|| "Failed to handle SIGCHLD".into())?;
     sys::signal::exit_on_term().context(|| "Failed to handle SIGTERM".into())?;
@@ -83,8 +85,8 @@ pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Re
     let mut sync = SyncPipe::new(inherited.adopt("_OCI_SYNCPIPE")?, Key::of(config));
     sync.answer_on_panic();
     let attach_pipe = attach_pipe(config, inherited);
-    match attach_pipe.and_then(|pipe| Preparation { config, oom, mask, start_pipe }.run(log, &mut sync, pipe))
-    {
+    let preparation = Preparation { config, oom, mask, start_pipe, stall };
+    match attach_pipe.and_then(|pipe| preparation.run(log, &mut sync, pipe)) {
         Ok(launched) => Ok(Role::Monitor(Box::new(launched))),
         Err(e) => {
             sync.report(-1, e.to_string().as_bytes());
@@ -111,6 +113,8 @@ struct Preparation<'a> {
     oom: OomScore,
     mask: DriverMask,
     start_pipe: Option<OwnedFd>,
+    /// `CONMON_ATTACH_STALL_TIMEOUT`
+    stall: Option<Duration>,
 }
 
 impl<'a> Preparation<'a> {
@@ -139,7 +143,7 @@ impl<'a> Preparation<'a> {
             SyncPipe::new(Some(pipe), Key::of(config)).report(0, b"");
         }
         let (attach_file, listener) = endpoints.socket.map(|s| (s.file, s.listener)).unzip();
-        let attach = Attach::new(listener, Token(FIRST_CLIENT), stall_timeout());
+        let attach = Attach::new(listener, Token(FIRST_CLIENT), self.stall);
         if let Err(e) = pidfile::forget(&config.container_pidfile) {
             warn!("Failed to empty {}: {}", config.container_pidfile.display(), strerror(&e));
         }
@@ -197,6 +201,9 @@ impl Endpoints {
     }
 }
 
+/// Seconds, 68 years: the time when they are up has to be one that a clock can hold.
+const STALL_MAX: u64 = i32::MAX as u64;
+
 /// `CONMON_ATTACH_STALL_TIMEOUT`: seconds after which a client that takes nothing is disconnected.
 fn stall_timeout() -> Option<Duration> {
     let name = "CONMON_ATTACH_STALL_TIMEOUT";
@@ -205,5 +212,5 @@ fn stall_timeout() -> Option<Duration> {
     if seconds.is_none() {
         warn!("{name}={} is not a number of seconds; clients are never disconnected", value.display());
     }
-    seconds.map(Duration::from_secs)
+    seconds.map(|seconds| Duration::from_secs(seconds.min(STALL_MAX)))
 }
