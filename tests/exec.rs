@@ -295,6 +295,19 @@ fn a_detached_exec_needs_no_client() {
 }
 
 #[test]
+fn where_there_is_no_socket_nobody_is_told_to_attach() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.exec_script("payload\nexit 4");
+        let mut monitor = bench.podman_exec().without("-b").run();
+        monitor.go();
+        assert!(monitor.report().number("data") > 1);
+        assert_eq!(monitor.report().number("data"), 4);
+        monitor.attach_pipe().expect_eof("without a bundle");
+    });
+}
+
+#[test]
 fn without_exec_attach_one_byte_is_enough() {
     behaviour!(|| {
         let bench = Bench::new();

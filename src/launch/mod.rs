@@ -138,7 +138,7 @@ impl<'a> Preparation<'a> {
         let (ends, runtime_ends) = stdio::pipes(config)?;
         let terminal = open_console(config)?;
         let endpoints = Endpoints::open(config)?;
-        if let Some(pipe) = attach_pipe {
+        if let Some(pipe) = attach_pipe.filter(|_| endpoints.socket.is_some()) {
             // Its own pipe: the parent may connect now.
             SyncPipe::new(Some(pipe), Key::of(config)).report(0, b"");
         }

@@ -33,7 +33,8 @@ pub(super) enum Action {
     ReadPidFile,
     /// The container exists: report its pid, watch it, let its output through.
     Start(Pid),
-    ReportFailure,
+    /// There is no container; how the runtime ended.
+    ReportFailure(ExitStatus),
     Forward(Pid, Signal),
     /// SIGKILL to the container and its process group.
     Kill,
@@ -188,7 +189,7 @@ impl Lifecycle {
     }
 
     fn not_started(&mut self, runtime: ExitStatus) -> Vec<Action> {
-        let mut actions = vec![Action::ReportFailure];
+        let mut actions = vec![Action::ReportFailure(runtime)];
         actions.extend(self.finish(Outcome::NotStarted(runtime)));
         actions
     }
@@ -250,7 +251,7 @@ mod tests {
     #[test]
     fn runtime_failure_is_reported_once() {
         let failed = ExitStatus::Code(1);
-        let end = [Action::ReportFailure, Action::Finish(Outcome::NotStarted(failed))];
+        let end = [Action::ReportFailure(failed), Action::Finish(Outcome::NotStarted(failed))];
         let mut create = Lifecycle::new(RT, false);
         assert_eq!(create.step(Input::Reaped(RT, failed)), end);
         assert_eq!(create.step(Input::Reaped(CTR, OK)), []);
