@@ -168,6 +168,11 @@ impl Lifecycle {
         }
     }
 
+    /// `pid` is a child that has not been reaped: whoever was reaped under that number had it before.
+    pub(super) fn forget(&mut self, pid: Pid) {
+        self.unclaimed.retain(|(reaped, _)| *reaped != pid);
+    }
+
     fn keep(&mut self, pid: Pid, status: ExitStatus) -> Vec<Action> {
         self.unclaimed.push((pid, status));
         vec![]
@@ -239,6 +244,17 @@ mod tests {
         l.step(Input::Reaped(RT, ExitStatus::Code(7)));
         assert_eq!(l.step(Input::PidFile(Some(CTR))), [Action::Start(CTR), Action::DrainOutput]);
         ends_with(l, Outcome::Exited(ExitStatus::Code(7)));
+    }
+
+    #[test]
+    fn a_number_that_another_child_had_before_is_the_containers() {
+        let mut l = Lifecycle::new(RT, false);
+        l.step(Input::Reaped(CTR, ExitStatus::Code(5)));
+        l.step(Input::Reaped(RT, OK));
+        l.forget(CTR);
+        assert_eq!(l.step(Input::PidFile(Some(CTR))), [Action::Start(CTR)]);
+        assert_eq!(l.step(Input::Reaped(CTR, ExitStatus::Code(9))), [Action::DrainOutput]);
+        ends_with(l, Outcome::Exited(ExitStatus::Code(9)));
     }
 
     #[test]

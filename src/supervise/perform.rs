@@ -13,7 +13,7 @@ use crate::config::{ApiVersion, Operation};
 use crate::diag::{debug, error, info, warn};
 use crate::error::strerror;
 use crate::log::Stream;
-use crate::sys::process::ExitStatus;
+use crate::sys::process::{ExitStatus, is_child};
 
 /// How long a killed container may take to die before its end is published anyway.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,6 +30,9 @@ impl Monitor<'_> {
         match action {
             Action::ReadPidFile => {
                 let answer = self.read_pid_file();
+                if let Some(pid) = answer.filter(|pid| is_child(*pid)) {
+                    self.lifecycle.forget(pid);
+                }
                 self.step(Input::PidFile(answer));
             }
             Action::Start(pid) => self.start(pid),
