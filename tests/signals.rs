@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::path::Path;
 use std::time::Duration;
 
 use compat_tests::{Bench, Process, behaviour, deadline};
@@ -33,6 +34,27 @@ fn a_container_that_ignores_term_goes_on() {
         });
         bench.touch("go");
         assert_eq!(monitor.finish_rest(), "3");
+    });
+}
+
+/// The parent has ended well, so the driver waits for a report.
+#[test]
+fn a_term_right_after_the_fork_does_not_cost_the_report() {
+    if !compat_tests::twin::installed(&["strace"]) {
+        return;
+    }
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("sleep 50\npayload\nexit 3");
+        // The mask is what would protect the monitor, so whoever sets it only now has a long time to be hit before.
+        let delay = "inject=rt_sigprocmask:delay_enter=300000";
+        let trace = bench.path("trace");
+        let words = ["-D", "-f", "-o", trace.to_str().unwrap(), "-e", "trace=rt_sigprocmask", "-e", delay];
+        let mut monitor = bench.podman().under(Path::new("/usr/bin/strace"), words).run();
+        let pid = monitor.pid();
+        pid.signal(Signal::SIGTERM);
+        assert_eq!(monitor.wait_parent().code, Some(0));
+        monitor.report();
     });
 }
 

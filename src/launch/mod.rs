@@ -71,6 +71,9 @@ pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Re
     if let Some(pipe) = &start_pipe {
         parent::wait_for_start(pipe)?;
     }
+    // From here on a signal waits until the loop reads it, so whatever is made below is cleaned up. Before the fork: once
+    // the driver's child has ended well the driver waits for a report.
+    let mask = sys::signal::block().context(|| "Failed to block signals".into())?;
     if config.sync {
         let written = daemon::write_pidfile(config.conmon_pidfile.as_deref(), nix::unistd::getpid().as_raw());
         if let Err(e) = written {
@@ -80,8 +83,6 @@ pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Re
     } else if let Side::Parent { child } = daemon::daemonise()? {
         return Ok(Role::Parent(daemon::write_pidfile(config.conmon_pidfile.as_deref(), child.as_raw())));
     }
-    // From here on a signal waits until the loop reads it, so whatever is made below is cleaned up.
-    let mask = sys::signal::block().context(|| "Failed to block signals".into())?;
     let mut sync = SyncPipe::new(inherited.adopt("_OCI_SYNCPIPE")?, Key::of(config));
     sync.answer_on_panic();
     let attach_pipe = attach_pipe(config, inherited);
