@@ -62,13 +62,19 @@ fn standard(fd: RawFd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
+/// How far descriptors are looked for where they can't be listed.
+const PROBED: RawFd = 1024;
+
 /// Takes every descriptor from 3 up that the program was started with. To be called first thing and once, before
-/// anything else opens or owns a descriptor; without /proc the list is empty, as conmon's.
-/// conmon: `close_fds.c:init`.
+/// anything else opens or owns a descriptor. conmon: `close_fds.c:init`, which knows of none without /proc and closes
+/// none then, but uses the driver's pipes all the same.
 pub fn take_inherited() -> Vec<OwnedFd> {
-    let Ok(list) = Listing::open() else { return Vec::new() };
+    let numbers = match Listing::open() {
+        Ok(list) => list.numbers(),
+        Err(_) => (3..PROBED).filter(|&fd| is_open(fd)).collect(),
+    };
     // SAFETY: the numbers were open a moment ago, and at this point of the program nobody owns any of them.
-    list.numbers().into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
+    numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
 }
 
 /// The directory of our own descriptors, which is itself one.

@@ -66,8 +66,8 @@ pub fn exit_on_term() -> io::Result<()> {
     Ok(())
 }
 
-/// SIGPIPE is ignored by the monitor and, like under conmon, by all it starts. The standard library does the same
-/// at start; this says so where it matters.
+/// SIGPIPE is ignored by the monitor and, like under conmon, by all it starts. std's own start-up would do the same, but
+/// is left out.
 ///
 /// # Errors
 /// As sigaction(2).
