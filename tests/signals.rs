@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,13 +47,23 @@ fn a_term_right_after_the_fork_does_not_cost_the_report() {
     behaviour!(|| {
         let bench = Bench::new();
         bench.script("sleep 50\npayload\nexit 3");
-        // The mask is what would protect the monitor, so whoever sets it only now has a long time to be hit before.
-        let delay = "inject=rt_sigprocmask:delay_enter=300000";
         let trace = bench.path("trace");
-        let words = ["-D", "-f", "-o", trace.to_str().unwrap(), "-e", "trace=rt_sigprocmask", "-e", delay];
+        let words = ["-D", "-f", "-o", trace.to_str().unwrap(), "-e", "trace=rt_sigprocmask,setsid"];
+        // The mask is what protects the monitor: one that sets it only now, or later, has a long time to be hit before.
+        let delays =
+            ["-e", "inject=rt_sigprocmask:delay_enter=100000", "-e", "inject=setsid:delay_enter=1000000"];
+        let words = words.into_iter().chain(delays);
         let mut monitor = bench.podman().under(Path::new("/usr/bin/strace"), words).run();
-        let pid = monitor.pid();
-        pid.signal(Signal::SIGTERM);
+        let parent = monitor.parent();
+        let program = bench.program().as_os_str().as_bytes();
+        let own = std::process::id().cast_signed();
+        let is_child = |process: &Process| {
+            *process != parent
+                && [parent.0, own].contains(&process.ppid())
+                && process.cmdline().split(|byte| *byte == 0).next() == Some(program)
+        };
+        let child = deadline::until("the fork", || bench.processes().into_iter().find(is_child));
+        child.signal(Signal::SIGTERM);
         assert_eq!(monitor.wait_parent().code, Some(0));
         monitor.report();
     });
