@@ -49,9 +49,9 @@ fn a_term_right_after_the_fork_does_not_cost_the_report() {
         bench.script("sleep 50\npayload\nexit 3");
         let trace = bench.path("trace");
         let words = ["-D", "-f", "-o", trace.to_str().unwrap(), "-e", "trace=rt_sigprocmask,setsid"];
-        // The mask is what protects the monitor: one that sets it only now, or later, has a long time to be hit before.
+        // The mask is what protects the monitor: one that sets it only now, or later, is seen without it first.
         let delays =
-            ["-e", "inject=rt_sigprocmask:delay_enter=100000", "-e", "inject=setsid:delay_enter=1000000"];
+            ["-e", "inject=rt_sigprocmask:delay_enter=400000", "-e", "inject=setsid:delay_enter=1000000"];
         let words = words.into_iter().chain(delays);
         let mut monitor = bench.podman().under(Path::new("/usr/bin/strace"), words).run();
         let parent = monitor.parent();
@@ -63,6 +63,7 @@ fn a_term_right_after_the_fork_does_not_cost_the_report() {
                 && process.cmdline().split(|byte| *byte == 0).next() == Some(program)
         };
         let child = deadline::until("the fork", || bench.processes().into_iter().find(is_child));
+        assert!(child.signal_in("SigBlk", Signal::SIGTERM), "open to TERM");
         child.signal(Signal::SIGTERM);
         assert_eq!(monitor.wait_parent().code, Some(0));
         monitor.report();
