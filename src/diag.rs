@@ -79,6 +79,8 @@ impl SyslogTarget {
                 *connection = connect();
             }
             let Some(logger) = connection.as_mut() else { return };
+            // It may have been connected before the fork.
+            logger.formatter.pid = std::process::id();
             // conmon: everything but errors has priority info, whatever its level.
             let sent = if record.level() == Level::Error { logger.err(&text) } else { logger.info(&text) };
             if sent.is_ok() {

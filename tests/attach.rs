@@ -405,6 +405,33 @@ fn a_client_that_takes_nothing_is_dropped_on_request() {
 }
 
 #[test]
+fn a_time_limit_for_clients_may_be_as_long_as_a_number_can_be() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\nwait go\nlines 20000 99\nexit 3");
+        let mut monitor = bench.podman().env("CONMON_ATTACH_STALL_TIMEOUT", u64::MAX.to_string()).run();
+        monitor.report();
+        let client = monitor.attach();
+        bench.touch("go");
+        assert_eq!(client.read_to_end().0.len(), 20_000 * 100);
+        assert_eq!(monitor.finish_rest(), "3");
+    });
+}
+
+#[test]
+fn a_time_limit_for_clients_that_is_no_number_is_told_at_the_start() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\nexit 3");
+        let mut monitor = bench.podman().env("CONMON_ATTACH_STALL_TIMEOUT", "1m").run();
+        monitor.report();
+        let warning = "[conmon:w]: CONMON_ATTACH_STALL_TIMEOUT=1m is not a number of seconds";
+        assert!(monitor.stderr().starts_with(warning), "{}", monitor.stderr());
+        monitor.finish_rest();
+    });
+}
+
+#[test]
 fn a_stuck_client_does_not_stop_the_other_stream() {
     behaviour!(|| {
         let bench = Bench::new();

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use compat_tests::{AttachClient, Bench, Monitor, behaviour, deadline};
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 
 /// Runs a CRI-O exec that follows `script`; the only report and the exit status.
@@ -291,6 +292,35 @@ fn a_detached_exec_needs_no_client() {
         assert!(monitor.report().number("data") > 1);
         assert_eq!(bench.wait_file(&bench.exec_exit_file()), "4");
         bench.expect_nothing_running();
+    });
+}
+
+#[test]
+fn where_there_is_no_socket_nobody_is_told_to_attach() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.exec_script("payload\nexit 4");
+        let mut monitor = bench.podman_exec().without("-b").run();
+        monitor.go();
+        assert!(monitor.report().number("data") > 1);
+        assert_eq!(monitor.report().number("data"), 4);
+        monitor.attach_pipe().expect_eof("without a bundle");
+    });
+}
+
+/// One that does not block, as a driver might make it by mistake.
+#[test]
+fn a_start_pipe_that_gives_no_second_byte_is_named_in_the_report() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.exec_script("payload\nexit 4");
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        nix::unistd::write(&write, b"\0").unwrap();
+        let command = bench.podman_exec().no_start_pipe().inherit(read, 4).env("_OCI_STARTPIPE", "4");
+        let report = command.run().report();
+        assert_eq!(report.number("data"), -1);
+        let text = report.message();
+        assert!(text.starts_with("[conmon:e]: start-pipe read failed "), "{text}");
     });
 }
 

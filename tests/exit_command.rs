@@ -153,6 +153,26 @@ fn during_the_delay_one_process_is_left() {
     });
 }
 
+/// The delay is minutes in podman's API.
+#[test]
+fn during_the_delay_orphans_are_reaped() {
+    behaviour!(|| {
+        let payload = "daemon\nwait end\nend\ntouch ready\nwait go\nexit 3";
+        let bench = bench(payload, "record");
+        let mut monitor = bench.podman().exit_command(NO_WORDS).args(["--exit-delay", "60"]).run();
+        monitor.report();
+        bench.wait_file(&bench.path("ready"));
+        let (pid, container) = (monitor.pid(), monitor.container());
+        let is_orphan = |process: &Process| process.ppid() == pid.0 && *process != container;
+        let orphan = deadline::until("the orphan", || bench.processes().into_iter().find(is_orphan));
+        bench.touch("go");
+        bench.wait_exit_file();
+        bench.touch("end");
+        deadline::until("the orphan to be reaped", || orphan.state().is_none().then_some(()));
+        assert!(!bench.path("t/seen").exists());
+    });
+}
+
 #[test]
 fn its_status_is_lost() {
     behaviour!(|| {

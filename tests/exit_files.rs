@@ -138,6 +138,18 @@ fn a_relative_exit_dir_counts_from_the_working_directory() {
 }
 
 #[test]
+fn an_empty_exit_dir_is_the_working_directory() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\nexit 6");
+        end(bench.podman().replace("--exit-dir", "").replace("--persist-dir", ""));
+        for name in [CID, "exit"] {
+            assert_eq!(std::fs::read_to_string(bench.path(name)).unwrap(), "6", "{name}");
+        }
+    });
+}
+
+#[test]
 fn a_failed_start_publishes_nothing() {
     behaviour!(|| {
         let bench = Bench::new();

@@ -171,14 +171,27 @@ fn two_busy_streams_are_both_complete() {
 fn a_line_that_is_there_is_not_split() {
     behaviour!(|| {
         let bench = Bench::new();
-        // Less than a pipe holds, so that every line is complete when it is read. Not before the runtime is done: what
-        // is written until then may be what explains a failure.
+        // Less than a pipe holds, so that every line is complete when it is read.
         bench.script("payload\nwait go\nlines 600 100");
         let mut monitor = bench.podman().run();
         monitor.report();
         bench.touch("go");
         monitor.finish_rest();
         assert!(bench.log_lines().iter().all(|line| line.tag == "F"), "a line was split");
+    });
+}
+
+/// What is written before the container is reported is held back for a while.
+#[test]
+fn a_line_from_before_the_report_is_not_split() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("lines 300 60\nlines 3 6000\ndrained\npayload\nexit 3");
+        bench.podman().run().finish();
+        let lines = bench.log_lines();
+        let cut: Vec<usize> =
+            lines.iter().filter(|line| line.tag != "F").map(|line| line.content.len()).collect();
+        assert_eq!((lines.len(), cut), (303, vec![]));
     });
 }
 

@@ -81,6 +81,20 @@ fn with_sync_the_pid_file_names_the_spawned_process() {
     });
 }
 
+/// conmon writes none there, so it can't fail to.
+#[test]
+fn with_sync_an_unwritable_pid_file_costs_nothing_else() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\nexit 7");
+        let missing = bench.path("missing/conmon.pid");
+        let mut monitor = bench.podman().arg("--sync").replace("--conmon-pidfile", missing).run();
+        assert_eq!(monitor.report().number("data"), i64::from(monitor.container().0));
+        assert_eq!(bench.wait_exit_file(), "7");
+        assert_eq!(monitor.wait_parent().code, Some(7));
+    });
+}
+
 #[test]
 fn with_sync_nothing_is_forked_but_the_runtime() {
     behaviour!(|| {

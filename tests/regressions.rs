@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use compat_tests::{Bench, behaviour, deadline};
+use compat_tests::{Bench, Kind, MonitorCommand, behaviour, deadline};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -73,6 +73,21 @@ fn a_link_in_place_of_the_pid_file_leads_to_no_damage() {
         let (_, exit) = bench.podman().run().finish();
         assert_eq!(exit, "3");
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+    });
+}
+
+/// The list of open descriptors is in /proc, which need not be there.
+#[test]
+fn without_proc_the_drivers_pipes_are_found() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.exec_script("payload\nexit 9");
+        let script = "mount -t tmpfs none /proc && exec \"$@\"";
+        let command = MonitorCommand::bare(&bench).program("/usr/bin/unshare").args(["-m", "/bin/sh", "-c"]);
+        let command = command.args([script, "sh"]).arg(bench.program()).args(bench.crio_exec().words());
+        let mut monitor = command.sync(Kind::Pipe, 3).start(Kind::Stream, 4).run();
+        assert_eq!(monitor.report().number("exit_code"), 9);
+        assert_eq!(monitor.wait_parent().code, Some(9));
     });
 }
 

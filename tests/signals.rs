@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use compat_tests::{Bench, Process, behaviour, deadline};
@@ -33,6 +35,38 @@ fn a_container_that_ignores_term_goes_on() {
         });
         bench.touch("go");
         assert_eq!(monitor.finish_rest(), "3");
+    });
+}
+
+/// The parent has ended well, so the driver waits for a report.
+#[test]
+fn a_term_right_after_the_fork_does_not_cost_the_report() {
+    if !compat_tests::twin::installed(&["strace"]) {
+        return;
+    }
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("sleep 50\npayload\nexit 3");
+        let trace = bench.path("trace");
+        let words = ["-D", "-f", "-o", trace.to_str().unwrap(), "-e", "trace=rt_sigprocmask,setsid"];
+        // The mask is what protects the monitor: one that sets it only now, or later, is seen without it first.
+        let delays =
+            ["-e", "inject=rt_sigprocmask:delay_enter=400000", "-e", "inject=setsid:delay_enter=1000000"];
+        let words = words.into_iter().chain(delays);
+        let mut monitor = bench.podman().under(Path::new("/usr/bin/strace"), words).run();
+        let parent = monitor.parent();
+        let program = bench.program().as_os_str().as_bytes();
+        let own = std::process::id().cast_signed();
+        let is_child = |process: &Process| {
+            *process != parent
+                && [parent.0, own].contains(&process.ppid())
+                && process.cmdline().split(|byte| *byte == 0).next() == Some(program)
+        };
+        let child = deadline::until("the fork", || bench.processes().into_iter().find(is_child));
+        assert!(child.signal_in("SigBlk", Signal::SIGTERM), "open to TERM");
+        child.signal(Signal::SIGTERM);
+        assert_eq!(monitor.wait_parent().code, Some(0));
+        monitor.report();
     });
 }
 

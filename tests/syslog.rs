@@ -104,6 +104,40 @@ fn a_message_names_program_and_process() {
     });
 }
 
+/// One that was told before the monitor was forked is the parent's; later ones are not.
+#[test]
+fn after_the_fork_messages_name_the_monitor() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let socket = system_log(&bench);
+        bench.script("eprint no\nexit 3");
+        let command = with_system_log(&bench, &bench.podman().arg("--syslog"));
+        let mut monitor = command.env("CONMON_ATTACH_STALL_TIMEOUT", "never").run();
+        monitor.report();
+        let own = format!(" conmon[{}]: ", monitor.pid().0);
+        monitor.wait();
+        let messages = messages(&socket);
+        let error = messages.iter().find(|message| message.contains("<error>")).unwrap();
+        assert!(error.contains(&own) || error.contains(" conmon: "), "{own} {messages:?}");
+    });
+}
+
+#[test]
+fn an_exit_command_that_can_not_be_executed_is_named_with_the_reason() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let socket = system_log(&bench);
+        bench.script("payload\nexit 3");
+        let command = bench.podman().arg("--syslog").option("--exit-command", "/no/such/command");
+        let mut monitor = with_system_log(&bench, &command).run();
+        monitor.report();
+        assert_eq!(monitor.wait().code, Some(3));
+        let text = "Failed to run the exit command /no/such/command: No such file or directory";
+        let messages = messages(&socket);
+        assert!(messages.iter().any(|message| message.trim_end().ends_with(text)), "{messages:?}");
+    });
+}
+
 #[test]
 fn no_system_log_is_no_problem() {
     behaviour!(|| {

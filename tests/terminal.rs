@@ -145,12 +145,14 @@ fn a_failed_start_carries_the_runtimes_words() {
 #[test]
 fn a_runtime_without_a_terminal_has_failed() {
     behaviour!(|| {
-        let bench = Bench::new();
-        bench.script("payload\nwait go");
-        let mut monitor = command(&bench).run();
-        let expected = serde_json::json!({ "data": -1, "message": "Runtime did not set up terminal" });
-        assert_eq!(monitor.report().json(), expected);
-        assert_eq!(monitor.wait().code, Some(1));
+        for words in ["", "eprint warning: all is well\\n\n"] {
+            let bench = Bench::new();
+            bench.script(&format!("{words}payload\nwait go"));
+            let mut monitor = command(&bench).run();
+            let expected = serde_json::json!({ "data": -1, "message": "Runtime did not set up terminal" });
+            assert_eq!(monitor.report().json(), expected);
+            assert_eq!(monitor.wait().code, Some(1));
+        }
     });
 }
 

@@ -6,7 +6,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use compat_tests::differences::original;
-use compat_tests::faults::lives::{FAILED, JOURNAL, PODMAN, TOLD};
+use compat_tests::faults::lives::{FAILED, JOURNAL, PASSTHROUGH, PODMAN, TOLD};
 use compat_tests::faults::{Call, Depth, fail_each, survives};
 use compat_tests::mounts::Mounts;
 use compat_tests::runc::{Hierarchy, hierarchy};
@@ -24,6 +24,12 @@ fn a_container_with_a_journal_survives_one_failure_of_each_call() {
 #[test]
 fn a_failed_runtime_is_told_whatever_else_fails() {
     survives(&FAILED, Depth::Sample, 2);
+}
+
+/// Letting go of the driver's stdio comes last there, when there may be a container.
+#[test]
+fn a_container_with_the_drivers_stdio_survives_one_failure_of_each_call() {
+    survives(&PASSTHROUGH, Depth::Sample, 2);
 }
 
 /// The container runs and its exit is told (that is the verdict), and there is one warning at most. The calls are those

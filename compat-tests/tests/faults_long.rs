@@ -4,13 +4,15 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::expect_used)]
 
-use compat_tests::faults::lives::{CRIO, EXEC, EXEC_SYNC, FAILED, JOURNAL, PODMAN, WITH_TERMINAL};
+use compat_tests::faults::lives::{
+    CRIO, EXEC, EXEC_SYNC, FAILED, JOURNAL, PASSTHROUGH, PODMAN, WITH_TERMINAL,
+};
 use compat_tests::faults::{Depth, list, single_run, survives};
 
 /// Prints the calls that are walked through.
 #[test]
 fn calls() {
-    for life in [&PODMAN, &WITH_TERMINAL, &CRIO, &JOURNAL, &FAILED, &EXEC, &EXEC_SYNC] {
+    for life in [&PODMAN, &WITH_TERMINAL, &CRIO, &JOURNAL, &FAILED, &PASSTHROUGH, &EXEC, &EXEC_SYNC] {
         let list = list(life);
         println!("== {}: {} calls\n{list}", life.name, list.lines().count());
         assert!(list.lines().count() > 50, "the tracer sees the monitor");
@@ -40,6 +42,11 @@ fn every_error_failed_runtime() {
 #[test]
 fn every_error_journald() {
     survives(&JOURNAL, Depth::Every, 3);
+}
+
+#[test]
+fn every_error_passthrough() {
+    survives(&PASSTHROUGH, Depth::Every, 3);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use self::oom_score::OomScore;
 use self::parent::Inherited;
 use self::runtime::RuntimeChild;
 use crate::config::Config;
-use crate::diag::{debug, warn};
+use crate::diag::{debug, error, warn};
 use crate::error::{Context, Error, Result, strerror};
 use crate::log::Log;
 use crate::report::sync_pipe::{Key, SyncPipe};
@@ -62,6 +62,8 @@ pub struct Launched<'a> {
 /// Anything that fails here is fatal; the parent has been told on the sync pipe if it could be.
 #[inline(never)]
 pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Result<Role<'a>> {
+    // Here, where somebody can still read what it has to complain of.
+    let stall = stall_timeout();
     let oom = OomScore::lower();
     sys::signal::keep_children().context(|| "Failed to handle SIGCHLD".into())?;
     sys::signal::exit_on_term().context(|| "Failed to handle SIGTERM".into())?;
@@ -69,18 +71,23 @@ pub fn launch<'a>(config: &'a Config, log: Log, inherited: &mut Inherited) -> Re
     if let Some(pipe) = &start_pipe {
         parent::wait_for_start(pipe)?;
     }
+    // From here on a signal waits until the loop reads it, so whatever is made below is cleaned up. Before the fork: once
+    // the driver's child has ended well the driver waits for a report.
+    let mask = sys::signal::block().context(|| "Failed to block signals".into())?;
     if config.sync {
-        daemon::write_pidfile(config.conmon_pidfile.as_deref(), nix::unistd::getpid().as_raw())?;
+        let written = daemon::write_pidfile(config.conmon_pidfile.as_deref(), nix::unistd::getpid().as_raw());
+        if let Err(e) = written {
+            // The monitor goes on without it here as well; its exit status will be the container's.
+            error!("{e}");
+        }
     } else if let Side::Parent { child } = daemon::daemonise()? {
         return Ok(Role::Parent(daemon::write_pidfile(config.conmon_pidfile.as_deref(), child.as_raw())));
     }
-    // From here on a signal waits until the loop reads it, so whatever is made below is cleaned up.
-    let mask = sys::signal::block().context(|| "Failed to block signals".into())?;
     let mut sync = SyncPipe::new(inherited.adopt("_OCI_SYNCPIPE")?, Key::of(config));
     sync.answer_on_panic();
     let attach_pipe = attach_pipe(config, inherited);
-    match attach_pipe.and_then(|pipe| Preparation { config, oom, mask, start_pipe }.run(log, &mut sync, pipe))
-    {
+    let preparation = Preparation { config, oom, mask, start_pipe, stall };
+    match attach_pipe.and_then(|pipe| preparation.run(log, &mut sync, pipe)) {
         Ok(launched) => Ok(Role::Monitor(Box::new(launched))),
         Err(e) => {
             sync.report(-1, e.to_string().as_bytes());
@@ -107,6 +114,8 @@ struct Preparation<'a> {
     oom: OomScore,
     mask: DriverMask,
     start_pipe: Option<OwnedFd>,
+    /// `CONMON_ATTACH_STALL_TIMEOUT`
+    stall: Option<Duration>,
 }
 
 impl<'a> Preparation<'a> {
@@ -116,21 +125,26 @@ impl<'a> Preparation<'a> {
             Some(host) => Some(NotifyRelay::bind(config.bundle.as_deref().unwrap_or(Path::new(".")), host)?),
             None => None,
         };
-        if !config.log.passthrough {
-            sys::fd::release_stdio().context(|| "Failed to open /dev/null".into())?;
-        }
+        // Opened now in any case, while a failure can still be told.
+        let null = sys::fd::open_null().context(|| "Failed to open /dev/null".into())?;
+        let null = if config.log.passthrough {
+            Some(null)
+        } else {
+            sys::fd::release_stdio(&null).context(|| "Failed to dup over stdio".into())?;
+            None
+        };
         daemon::lead_own_session()?;
         let poll = Poll::new().context(|| "Failed to create an epoll descriptor".into())?;
         let signals = Signals::open().context(|| "Failed to create signalfd".into())?;
         let (ends, runtime_ends) = stdio::pipes(config)?;
         let terminal = open_console(config)?;
         let endpoints = Endpoints::open(config)?;
-        if let Some(pipe) = attach_pipe {
+        if let Some(pipe) = attach_pipe.filter(|_| endpoints.socket.is_some()) {
             // Its own pipe: the parent may connect now.
             SyncPipe::new(Some(pipe), Key::of(config)).report(0, b"");
         }
         let (attach_file, listener) = endpoints.socket.map(|s| (s.file, s.listener)).unzip();
-        let attach = Attach::new(listener, Token(FIRST_CLIENT), stall_timeout());
+        let attach = Attach::new(listener, Token(FIRST_CLIENT), self.stall);
         if let Err(e) = pidfile::forget(&config.container_pidfile) {
             warn!("Failed to empty {}: {}", config.container_pidfile.display(), strerror(&e));
         }
@@ -146,8 +160,9 @@ impl<'a> Preparation<'a> {
         let sources =
             Sources { poll, signals, ends, attach, terminal, controls: endpoints.controls, notify, log };
         let monitor = Monitor::new(config, sources, runtime, exec_failure, sync)?;
-        if config.log.passthrough {
-            sys::fd::release_stdio().context(|| "Failed to open /dev/null".into())?;
+        if let Some(Err(e)) = null.map(|null| sys::fd::release_stdio(&null)) {
+            // There may be a container by now, and it holds the driver's descriptors anyway.
+            warn!("Failed to let go of the driver's stdio: {}", strerror(&e));
         }
         Ok(Launched { monitor, attach_file, link: endpoints.link, oom: self.oom, mask: self.mask })
     }
@@ -187,6 +202,9 @@ impl Endpoints {
     }
 }
 
+/// Seconds, 68 years: the time when they are up has to be one that a clock can hold.
+const STALL_MAX: u64 = i32::MAX as u64;
+
 /// `CONMON_ATTACH_STALL_TIMEOUT`: seconds after which a client that takes nothing is disconnected.
 fn stall_timeout() -> Option<Duration> {
     let name = "CONMON_ATTACH_STALL_TIMEOUT";
@@ -195,5 +213,5 @@ fn stall_timeout() -> Option<Duration> {
     if seconds.is_none() {
         warn!("{name}={} is not a number of seconds; clients are never disconnected", value.display());
     }
-    seconds.map(Duration::from_secs)
+    seconds.map(|seconds| Duration::from_secs(seconds.min(STALL_MAX)))
 }

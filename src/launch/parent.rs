@@ -4,7 +4,6 @@
 //! podman makes them SEQPACKET sockets, CRI-O stream sockets or pipes. conmon: `parent_pipe_fd.c`.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -77,12 +76,12 @@ pub fn wait_for_start(pipe: &OwnedFd) -> Result<()> {
 ///
 /// # Errors
 /// As read(2).
-pub fn read_start_byte(pipe: &OwnedFd) -> io::Result<()> {
+pub fn read_start_byte(pipe: &OwnedFd) -> nix::Result<()> {
     let mut message = [0; 64];
     loop {
         match nix::unistd::read(pipe, &mut message) {
             Err(Errno::EINTR) => {}
-            other => return other.map(drop).map_err(io::Error::from),
+            other => return other.map(drop),
         }
     }
 }

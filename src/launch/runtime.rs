@@ -70,7 +70,12 @@ impl RuntimeChild {
             return Err(1);
         }
         if let Some(pipe) = &self.second_start {
-            read_start_byte(pipe).map_err(|_| 1)?;
+            read_start_byte(pipe).map_err(|e| {
+                for part in ["[conmon:e]: start-pipe read failed ", e.desc(), "\n"] {
+                    let _ = write_stderr(part.as_bytes());
+                }
+                1
+            })?;
         }
         self.oom.restore();
         Ok(())

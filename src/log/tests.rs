@@ -19,14 +19,17 @@ fn what_cant_be_opened_is_named() {
     let dir = Scratch::new();
     let fifo = dir.fifo("fifo");
     let unread = format!("Failed to open log file {}: nobody reads this FIFO", fifo.display());
+    let socket = dir.path("socket");
+    drop(std::os::unix::net::UnixDatagram::bind(&socket).unwrap());
     let cases = [
+        (config(socket), "Failed to open log file No such device or address"),
         (config(dir.path("none/c")), "Failed to open log file No such file or directory"),
         (config(fifo), unread.as_str()),
     ];
     for (config, text) in cases {
         assert_eq!(Log::open(&config, &identity()).unwrap_err().to_string(), text);
     }
-    assert_eq!(dir.names(), ["fifo"]);
+    assert_eq!(dir.names(), ["fifo", "socket"]);
     let none = LogConfig { tag: Some("t".into()), ..LogConfig::default() };
     assert_eq!(Log::open(&none, &identity()).unwrap().append(Stream::Stdout, b"x", true), 1);
 }

@@ -2,12 +2,14 @@
 
 use std::ffi::{CString, NulError, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
 
 use crate::config::ExitCommand;
 use crate::diag::{debug, warn};
+use crate::error::strerror;
 use crate::launch::oom_score::OomScore;
-use crate::sys::process::wait_any;
-use crate::sys::signal::DriverMask;
+use crate::sys::process::{reap, wait_any};
+use crate::sys::signal::{DriverMask, Signals};
 use crate::sys::spawn::{Environment, Memory, Program, spawn};
 
 /// Waits for `command.delay`, runs the command, and returns when no child is left at all, neither the command nor
@@ -21,7 +23,7 @@ pub fn run(command: &ExitCommand, mask: DriverMask, oom: OomScore) {
     }
     if !command.delay.is_zero() {
         debug!("Sleeping for {} seconds before executing exit command", command.delay.as_secs());
-        std::thread::sleep(command.delay);
+        pass(command.delay);
     }
     let started = program(command).map_err(std::io::Error::from).and_then(|program| {
         spawn(program, Memory::Shared, || {
@@ -32,7 +34,23 @@ pub fn run(command: &ExitCommand, mask: DriverMask, oom: OomScore) {
     });
     while wait_any().is_some() {}
     if let Some(e) = started.map_or_else(Some, |(_, failure)| failure.error()) {
-        warn!("Failed to run the exit command {}: {e}", command.path.display());
+        warn!("Failed to run the exit command {}: {}", command.path.display(), strerror(&e));
+    }
+}
+
+/// Lets `delay` pass, which may be minutes: orphans that end meanwhile are reaped at once.
+fn pass(delay: Duration) {
+    let end = Instant::now() + delay;
+    let mut signals = Signals::open().ok();
+    loop {
+        while reap().is_some() {}
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        if !signals.as_mut().is_some_and(|signals| signals.wait(left)) {
+            std::thread::sleep(left);
+        }
     }
 }
 

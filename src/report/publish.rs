@@ -26,8 +26,10 @@ pub fn publish(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
-/// `name` in `directory`, whatever `name` is: unlike `Path::join`, an absolute one does not lead out of it.
+/// `name` in `directory`, whatever `name` is: unlike `Path::join`, an absolute one does not lead out of it. An empty
+/// directory is the working directory, as for conmon.
 pub fn within(directory: &Path, name: &OsStr) -> PathBuf {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let mut path = OsString::from(directory);
     path.push("/");
     path.push(name);
@@ -74,6 +76,7 @@ mod tests {
     fn an_absolute_name_stays_in_its_directory() {
         assert_eq!(within(Path::new("/exits"), OsStr::new("abc")), Path::new("/exits/abc"));
         assert_eq!(within(Path::new("/exits"), OsStr::new("/etc/x")), Path::new("/exits/etc/x"));
+        assert_eq!(within(Path::new(""), OsStr::new("/etc/x")), Path::new("./etc/x"));
     }
 
     #[test]

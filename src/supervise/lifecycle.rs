@@ -33,7 +33,8 @@ pub(super) enum Action {
     ReadPidFile,
     /// The container exists: report its pid, watch it, let its output through.
     Start(Pid),
-    ReportFailure,
+    /// There is no container; how the runtime ended.
+    ReportFailure(ExitStatus),
     Forward(Pid, Signal),
     /// SIGKILL to the container and its process group.
     Kill,
@@ -167,6 +168,11 @@ impl Lifecycle {
         }
     }
 
+    /// `pid` is a child that has not been reaped: whoever was reaped under that number had it before.
+    pub(super) fn forget(&mut self, pid: Pid) {
+        self.unclaimed.retain(|(reaped, _)| *reaped != pid);
+    }
+
     fn keep(&mut self, pid: Pid, status: ExitStatus) -> Vec<Action> {
         self.unclaimed.push((pid, status));
         vec![]
@@ -188,7 +194,7 @@ impl Lifecycle {
     }
 
     fn not_started(&mut self, runtime: ExitStatus) -> Vec<Action> {
-        let mut actions = vec![Action::ReportFailure];
+        let mut actions = vec![Action::ReportFailure(runtime)];
         actions.extend(self.finish(Outcome::NotStarted(runtime)));
         actions
     }
@@ -241,6 +247,17 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_another_child_had_before_is_the_containers() {
+        let mut l = Lifecycle::new(RT, false);
+        l.step(Input::Reaped(CTR, ExitStatus::Code(5)));
+        l.step(Input::Reaped(RT, OK));
+        l.forget(CTR);
+        assert_eq!(l.step(Input::PidFile(Some(CTR))), [Action::Start(CTR)]);
+        assert_eq!(l.step(Input::Reaped(CTR, ExitStatus::Code(9))), [Action::DrainOutput]);
+        ends_with(l, Outcome::Exited(ExitStatus::Code(9)));
+    }
+
+    #[test]
     fn a_container_that_is_not_our_child_ends_with_unknown_status() {
         let mut l = running();
         assert_eq!(l.step(Input::ContainerGone), [Action::DrainOutput]);
@@ -250,7 +267,7 @@ mod tests {
     #[test]
     fn runtime_failure_is_reported_once() {
         let failed = ExitStatus::Code(1);
-        let end = [Action::ReportFailure, Action::Finish(Outcome::NotStarted(failed))];
+        let end = [Action::ReportFailure(failed), Action::Finish(Outcome::NotStarted(failed))];
         let mut create = Lifecycle::new(RT, false);
         assert_eq!(create.step(Input::Reaped(RT, failed)), end);
         assert_eq!(create.step(Input::Reaped(CTR, OK)), []);

@@ -13,7 +13,7 @@ use crate::config::{ApiVersion, Operation};
 use crate::diag::{debug, error, info, warn};
 use crate::error::strerror;
 use crate::log::Stream;
-use crate::sys::process::ExitStatus;
+use crate::sys::process::{ExitStatus, is_child};
 
 /// How long a killed container may take to die before its end is published anyway.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,10 +30,13 @@ impl Monitor<'_> {
         match action {
             Action::ReadPidFile => {
                 let answer = self.read_pid_file();
+                if let Some(pid) = answer.filter(|pid| is_child(*pid)) {
+                    self.lifecycle.forget(pid);
+                }
                 self.step(Input::PidFile(answer));
             }
             Action::Start(pid) => self.start(pid),
-            Action::ReportFailure => self.report_failure(),
+            Action::ReportFailure(runtime) => self.report_failure(runtime),
             Action::Forward(pid, signal) => self.forward(pid, signal),
             Action::Kill => self.kill(),
             Action::DrainOutput => {
@@ -109,12 +112,14 @@ impl Monitor<'_> {
     }
 
     /// conmon: `conmon.c:main`, where the runtime's status is looked at.
-    fn report_failure(&mut self) {
+    fn report_failure(&mut self, runtime: ExitStatus) {
         // What it said last may not have been read yet. None of it is the container's output: there is no container.
         self.read_last_words(Stream::Stderr, Instant::now());
         let text = self.streams.get(Stream::Stderr).map(|output| output.held().to_vec()).unwrap_or_default();
         self.close_streams();
-        let message = if text.is_empty() { self.why_nothing_started() } else { text };
+        // A runtime that sees no failure does not speak of one.
+        let is_unaware = runtime == ExitStatus::Code(0) && self.config.terminal && !self.has_terminal();
+        let message = if text.is_empty() || is_unaware { self.why_nothing_started() } else { text };
         if !message.is_empty() {
             warn!("runtime stderr: {}", String::from_utf8_lossy(&message));
         }

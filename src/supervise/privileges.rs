@@ -23,7 +23,7 @@ const NEEDED: [Capability; 2] = [Capability::CAP_KILL, Capability::CAP_DAC_OVERR
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Regain {
     OnExec,
-    /// For good: not uid 0, or no_new_privs or `SECBIT_NOROOT` is set.
+    /// For good: not uid 0, or no_new_privs or `SECBIT_NOROOT` is set, or some are ambient, which do not come back.
     Never,
 }
 
@@ -46,6 +46,9 @@ fn regain() -> Regain {
     let Ok(root) = root_privilege() else { return Regain::Never };
     // Unknown counts as set.
     let no_new_privs = get_no_new_privs().unwrap_or(true);
+    if has_ambient() {
+        return Regain::Never;
+    }
     regain_of(getuid(), geteuid(), no_new_privs, root)
 }
 
@@ -54,6 +57,12 @@ fn regain_of(real: Uid, effective: Uid, no_new_privs: bool, root: RootPrivilege)
         RootPrivilege::Given if real.is_root() && effective.is_root() && !no_new_privs => Regain::OnExec,
         RootPrivilege::Given | RootPrivilege::Withheld => Regain::Never,
     }
+}
+
+/// Ambient capabilities are inheritable ones, which costs one call to ask for; the others have to be asked for one by one.
+fn has_ambient() -> bool {
+    let has = |set| caps::read(None, set).is_ok_and(|held| !held.is_empty());
+    has(CapSet::Inheritable) && has(CapSet::Ambient)
 }
 
 fn reduce_to(needed: &[Capability]) -> Result<(), caps::errors::CapsError> {
@@ -130,6 +139,18 @@ mod tests {
             assert_eq!(status_line("CapEff"), before);
             drop_unneeded();
             assert_eq!(caps::read(None, CapSet::Permitted).unwrap().len(), NEEDED.len());
+        });
+    }
+
+    #[test]
+    fn nothing_is_dropped_where_some_are_ambient() {
+        as_privileged_root(|| {
+            caps::raise(None, CapSet::Inheritable, Capability::CAP_NET_RAW).unwrap();
+            caps::raise(None, CapSet::Ambient, Capability::CAP_NET_RAW).unwrap();
+            let before = caps::read(None, CapSet::Permitted).unwrap();
+            drop_unneeded();
+            assert_eq!(caps::read(None, CapSet::Permitted).unwrap(), before);
+            assert_eq!(caps::read(None, CapSet::Ambient).unwrap(), [Capability::CAP_NET_RAW].into());
         });
     }
 

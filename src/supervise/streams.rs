@@ -211,9 +211,13 @@ impl Monitor<'_> {
                 if self.is_log_full {
                     return Turn::Dry;
                 }
-                let passed = output.held().len() - MESSAGE_SIZE;
-                // Also the start of a line that has not ended: held back it would take the room for the next read.
-                self.deliver(stream, passed, false, now);
+                let held = output.held().len();
+                self.deliver(stream, held - MESSAGE_SIZE, true, now);
+                let is_stuck = self.streams.get(stream).is_some_and(|output| output.held().len() == held);
+                if is_stuck && !self.is_log_full {
+                    // One long line, whose start would take the room for the next read.
+                    self.deliver(stream, held - MESSAGE_SIZE, false, now);
+                }
                 continue;
             }
             match output.fill() {

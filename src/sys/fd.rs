@@ -5,6 +5,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::stat::Mode;
 
@@ -18,16 +19,32 @@ pub fn write_stderr(bytes: &[u8]) -> io::Result<usize> {
     Ok(nix::unistd::write(standard(libc::STDERR_FILENO), bytes)?)
 }
 
-/// Points 0, 1 and 2 at /dev/null: the driver waits for the end of its pipes.
+/// /dev/null, close-on-exec.
 ///
 /// # Errors
-/// /dev/null can't be opened.
-pub fn release_stdio() -> io::Result<()> {
-    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
-    nix::unistd::dup2_stdin(&null)?;
-    nix::unistd::dup2_stdout(&null)?;
-    nix::unistd::dup2_stderr(&null)?;
-    Ok(())
+/// As open(2).
+pub fn open_null() -> io::Result<OwnedFd> {
+    Ok(nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// Points 0, 1 and 2 at `null`: the driver waits for the end of its pipes. Each is tried whatever became of the others.
+///
+/// # Errors
+/// As dup2(2), which has none to give for descriptors that are open.
+pub fn release_stdio(null: &OwnedFd) -> io::Result<()> {
+    let stdin = uninterrupted(|| nix::unistd::dup2_stdin(null));
+    let stdout = uninterrupted(|| nix::unistd::dup2_stdout(null));
+    let stderr = uninterrupted(|| nix::unistd::dup2_stderr(null));
+    Ok(stdin.and(stdout).and(stderr)?)
+}
+
+fn uninterrupted(call: impl Fn() -> nix::Result<()>) -> nix::Result<()> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
 }
 
 /// Opens /dev/null over each of 0, 1 and 2 that is closed. To be called first of all.
@@ -45,12 +62,16 @@ fn standard(fd: RawFd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
+/// How far descriptors are looked for where they can't be listed.
+const PROBED: RawFd = 1024;
+
 /// Takes every descriptor from 3 up that the program was started with. To be called first thing and once, before
-/// anything else opens or owns a descriptor; without /proc the list is empty, as conmon's.
-/// conmon: `close_fds.c:init`.
+/// anything else opens or owns a descriptor. conmon: `close_fds.c:init`, which knows of none without /proc and closes
+/// none then, but uses the driver's pipes all the same.
 pub fn take_inherited() -> Vec<OwnedFd> {
-    // The listing is closed by now; what is still open was there before it.
-    let numbers = listed().unwrap_or_default().into_iter().filter(|&fd| fd >= 3 && is_open(fd));
+    let listed = listed().unwrap_or_else(|_| (3..PROBED).collect());
+    // A listing is closed by now; what is still open was there before it.
+    let numbers = listed.into_iter().filter(|&fd| fd >= 3 && is_open(fd));
     // SAFETY: the numbers were open a moment ago, and at this point of the program nobody owns any of them.
     numbers.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
 }

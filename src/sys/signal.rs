@@ -5,7 +5,10 @@
 //! back that the driver gave us.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -63,8 +66,8 @@ pub fn exit_on_term() -> io::Result<()> {
     Ok(())
 }
 
-/// SIGPIPE is ignored by the monitor and, like under conmon, by all it starts. The standard library does the same
-/// at start; this says so where it matters.
+/// SIGPIPE is ignored by the monitor and, like under conmon, by all it starts. std's own start-up would do the same, but
+/// is left out.
 ///
 /// # Errors
 /// As sigaction(2).
@@ -105,6 +108,17 @@ impl Signals {
         // is tried again, but not for ever.
         let info = (0..READ_ATTEMPTS).find_map(|_| self.0.read_signal().ok()).flatten()?;
         Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
+    }
+
+    /// Waits for the next signal and takes it, or until `limit` has passed. False when waiting does not work.
+    pub fn wait(&mut self, limit: Duration) -> bool {
+        // Not a moment too short, which would be a wait of nothing again and again.
+        let limit = PollTimeout::try_from(limit + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], limit) {
+            Ok(0) => true,
+            Ok(_) => self.take_next().is_some(),
+            Err(_) => false,
+        }
     }
 }
 

@@ -286,7 +286,7 @@ impl Driver<'_, '_> {
             client.half_close();
         }
         let _ = deadline::try_until(PATIENCE, || {
-            let log = std::fs::read(self.bench.log()).unwrap_or_default();
+            let Ok(log) = std::fs::read(self.bench.log()) else { return Some(()) };
             let elsewhere = self.life.exec || self.life.journal;
             (elsewhere || log.windows(5).any(|window| window == b"hello")).then_some(())
         });

@@ -24,6 +24,9 @@ pub const WITH_TERMINAL: Life =
     Life { name: "terminal", command: terminal, script: TERMINAL, control: "1 40 100\n", ..PODMAN };
 pub const CRIO: Life = Life { name: "crio", command: crio, key: "pid", ..PODMAN };
 pub const JOURNAL: Life = Life { name: "journald", command: journald, control: "", journal: true, ..PODMAN };
+/// The driver's stdio is the container's, so that the monitor lets go of it when there may be a container already.
+pub const PASSTHROUGH: Life =
+    Life { name: "passthrough", command: passthrough, attach: false, control: "", ..PODMAN };
 /// Everything that the monitor has to say goes to the system log.
 pub const TOLD: Life = Life { name: "syslog", command: told, ..PODMAN };
 pub const FAILED: Life = Life { name: "failed", script: FAILING, code: None, ..PODMAN };
@@ -46,6 +49,10 @@ fn podman(bench: &Bench) -> MonitorCommand<'_> {
 
 fn journald(bench: &Bench) -> MonitorCommand<'_> {
     cleaning_up(bench, bench.podman().replace("-l", "journald:").args(["-i", "--log-tag", "a tag"]))
+}
+
+fn passthrough(bench: &Bench) -> MonitorCommand<'_> {
+    cleaning_up(bench, bench.podman().replace("-l", "passthrough"))
 }
 
 fn told(bench: &Bench) -> MonitorCommand<'_> {
