@@ -114,11 +114,19 @@ def c_library(triple):
     return component | ({"version": version} if version else {})
 
 
+def unwinder(triple):
+    """What Rust's standard library takes for walking the stack: LLVM's comes with its target for musl."""
+    name, licence = ("libunwind", "Apache-2.0 WITH LLVM-exception") if "-musl" in triple else \
+        ("libgcc_eh", "GPL-3.0-or-later WITH GCC-exception-3.1")
+    return {"type": "library", "bom-ref": "unwinder", "name": name, "licenses": [{"expression": licence}]}
+
+
 def libraries(compiler, triple):
     """What is linked in without being a crate."""
     return [
         {"type": "library", "bom-ref": "rust-std", "name": "rust-std", "version": compiler["release"],
          "licenses": [{"expression": "MIT OR Apache-2.0"}], "description": "Rust's standard library for " + triple},
+        unwinder(triple),
         c_library(triple),
     ]
 
@@ -148,7 +156,7 @@ def main():
     main_component = crate(packages[ours], {}) | {"type": "application"}
     others = libraries(compiler, triple)
     edges = depends(found["resolve"], packages)
-    edges[purl(packages[ours])] += ["rust-std", "libc"]
+    edges[purl(packages[ours])] += ["rust-std", "unwinder", "libc"]
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
