@@ -15,11 +15,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use self::rule::Rule;
+use crate::sys::mem::Mapping;
 
 const SYSTEM: &str = "/etc/localtime";
 const DIRECTORY: &str = "/usr/share/zoneinfo";
 /// Real ones have less than 4 KiB.
-const FILE_MAX: u64 = 64 * 1024;
+const FILE_MAX: usize = 64 * 1024;
 
 const HEADER: usize = 44;
 const TYPE: usize = 6;
@@ -56,7 +57,7 @@ impl Zone {
         }
         read(&Path::new(directory).join(OsStr::from_bytes(name)))
             .ok()
-            .and_then(|file| Self::parse(&file, now))
+            .and_then(|(content, length)| Self::parse(content.get(..length)?, now))
             .or_else(|| Some(Self { rule: Some(Rule::parse(name)?), ..Self::default() }))
             .unwrap_or_default()
     }
@@ -150,12 +151,20 @@ fn long_number(bytes: &[u8]) -> Option<i64> {
     }
 }
 
-/// Whatever `TZ` names, a FIFO does not hold us up.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-    let mut content = Vec::new();
-    file.take(FILE_MAX).read_to_end(&mut content)?;
-    Ok(content)
+/// Whatever `TZ` names, a FIFO does not hold us up. The content is not on the heap, which would keep its pages.
+fn read(path: &Path) -> io::Result<(Mapping, usize)> {
+    let mut file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let mut content = Mapping::new(FILE_MAX)?;
+    let mut length = 0;
+    loop {
+        match file.read(content.get_mut(length..).unwrap_or_default()) {
+            Ok(0) => return Ok((content, length)),
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
