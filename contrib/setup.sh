@@ -9,31 +9,8 @@ MIN_RUST=1.88.0
 purpose=${1:-build}
 export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
 
-fail() {
-    printf 'setup: %s\n' "$@" >&2
-    exit 1
-}
-
-has() { command -v "$1" >/dev/null 2>&1; }
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif has sudo; then
-        sudo "$@"
-    else
-        fail "needs root for: $*" "run this as root, or install sudo"
-    fi
-}
-
-# apt PACKAGE…: the package lists are fetched only when the first try fails, as on a fresh image.
-apt() {
-    has apt-get || fail "this system has no apt-get; please install the equivalents of: $*"
-    echo "setup: installing $*"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends --no-remove)
-    as_root "${install[@]}" "$@" && return
-    as_root apt-get update -q && as_root "${install[@]}" "$@"
-}
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
 
 # candidate PACKAGE: the version that apt-get would install, empty when there is none.
 candidate() {

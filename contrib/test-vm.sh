@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs the tests that depend on control groups in a virtual machine, where cgroup v2 is all there is: test-vm.sh
-# [NAME…], with names of list_tests below.
+# Runs the tests that depend on control groups, and those of restoring, in a virtual machine whose kernel has cgroup v2
+# alone and works with CRIU: test-vm.sh [NAME…], with names of list_tests below.
 #
 # Everything is built here and only run there: virtme-ng boots a kernel of this machine with this machine's own root as
 # a read-only file system, so containers are real and nothing they do reaches the host. What is missing is installed
-# (qemu and a kernel through apt-get, virtme-ng through pip into target/vm). The guest leaves its results in files; a
-# guest that ends without them, or that takes longer than VM_TIMEOUT seconds, is a failure.
+# (qemu, CRIU and a kernel through apt-get, virtme-ng through pip into target/vm). The guest leaves its results in
+# files; a guest that ends without them, or that takes longer than VM_TIMEOUT seconds, is a failure.
 #
 #   VM_ORIGINAL=1  compare with the original there, too (off: emulation is slow, and the host's tests compare)
 #   VM_TIMEOUT   for all of it, boot included (1200)
@@ -17,33 +17,11 @@ export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 deadline=${VM_TIMEOUT:-1200}
-# One emulated test program; the slowest takes about a minute on an idle machine.
+# One emulated test program; each takes less than a minute on an idle machine.
 program_deadline=800
 
-fail() {
-    printf 'test-vm: %s\n' "$@" >&2
-    exit 1
-}
-
-has() { command -v "$1" >/dev/null 2>&1; }
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif has sudo; then
-        sudo "$@"
-    else
-        fail "needs root for: $*" "run this as root, or install sudo"
-    fi
-}
-
-apt() {
-    has apt-get || fail "this system has no apt-get; please install the equivalents of: $*"
-    echo "test-vm: installing $*"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends)
-    as_root "${install[@]}" "$@" && return
-    as_root apt-get update -q && as_root "${install[@]}" "$@"
-}
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. contrib/lib.sh
 
 # The newest kernel that has its modules: the root file system of the guest needs 9p and overlay.
 kernel() {
@@ -81,6 +59,9 @@ install_all() {
     [ "$(uname -m)" = x86_64 ] || fail "only x86_64 is supported, this is $(uname -m)"
     contrib/setup.sh test
     has qemu-system-x86_64 || apt qemu-system-x86
+    has criu || apt criu
+    # virtme-ng asks it about the kernel and about busybox.
+    has file || apt file
     install_kernel
     install_virtme
 }
@@ -95,17 +76,19 @@ for line in sys.stdin:
         print(message["executable"])'
 }
 
-# Without those that measure processor time, which emulation spends.
-# list_tests NAME…: what the guest runs, a name, the program and its arguments in each line.
+# list_tests NAME…: what the guest runs, a name, the program and its arguments in each line. Not among them are tests that
+# measure processor time, which emulation spends.
 list_tests() {
-    local name
+    local name program words
     for name in "$@"; do
+        words=
         case $name in
-        oom | runc) echo "$name $(programs compat-tests --test "$name")" ;;
-        unit) echo "$name $(programs ferromon --lib) supervise::oom report::oom_files" ;;
-        exit_files | ending) echo "$name $(programs ferromon --test "$name")" ;;
+        oom | runc | restore) program=$(programs compat-tests --test "$name") ;;
+        exit_files | ending) program=$(programs ferromon --test "$name") ;;
+        unit) program=$(programs ferromon --lib) words="supervise::oom report::oom_files" ;;
         *) fail "no tests are named $name" ;;
         esac
+        echo "$name $program $words"
     done
 }
 
@@ -118,6 +101,8 @@ guest() {
         echo "end 1" >>"$dir/results"
         return
     fi
+    # CRIU connects to itself; virtme-ng does this only where iproute2 is installed.
+    busybox ip link set lo up
     mkdir -p /run/test
     export TMPDIR=/run/test FERROMON_TEST_SLOW=12 CI=true
     [ -e "$dir/compare" ] || export OURS_ALONE=1
@@ -134,24 +119,36 @@ guest() {
 
 # What the guest left in its files; its exit status is the last line.
 results() {
-    local dir=$1 name status seconds passed
-    [ -s "$dir/results" ] || fail "the guest left no result within $deadline s; its console was:" "$(tail -n 40 "$dir/console")"
+    local dir=$1 name status seconds
+    [ -s "$dir/results" ] || no_end "$dir" "the guest left no result"
     while read -r name status seconds; do
         [ "$name" != end ] || continue
-        passed=$(sed -n 's/^test result: //p' "$dir/$name.log")
-        echo "$name: exit status $status after $seconds s: ${passed:-no result}"
-        [ "$status" = 0 ] || cat "$dir/$name.log"
+        echo "$name: exit status $status after $seconds s"
+        if [ "$status" = 0 ]; then
+            grep '^test result: ' "$dir/$name.log" || fail "$name left no result"
+        else
+            cat "$dir/$name.log"
+        fi
     done <"$dir/results"
     case $(tail -n 1 "$dir/results") in
     "end 0") echo "test-vm: ok in $SECONDS s" ;;
     end*) fail "failed in $SECONDS s" ;;
-    *) fail "the guest ended early; its console was:" "$(tail -n 40 "$dir/console")" ;;
+    *) no_end "$dir" "the guest ended early" ;;
     esac
+}
+
+# no_end DIRECTORY WHAT: fails with all there is to see of a guest that did not come to its end.
+no_end() {
+    local dir=$1 log
+    for log in "$dir"/*.log; do
+        [ ! -e "$log" ] || grep -qs "^$(basename "$log" .log) " "$dir/results" || cat "$log"
+    done
+    fail "$2, after $SECONDS of at most $deadline s; its console was:" "$(tail -n 60 "$dir/console")"
 }
 
 boot() {
     local dir=$1
-    local options=(--run "$VM_KERNEL" --force-9p --cpus 2 --memory 2G --user root --rwdir "/mnt=$dir")
+    local options=(--verbose --run "$VM_KERNEL" --force-9p --cpus 2 --memory 2G --user root --rwdir "/mnt=$dir")
     [ "${VM_KVM:-}" = 1 ] || options+=(--disable-kvm)
     # vng wants a terminal for its console; a file does as well, and shows what went wrong.
     as_root env "PATH=$PATH" timeout -k 10 "$deadline" \
@@ -164,7 +161,7 @@ if [ "${1:-}" = --guest ]; then
     exit
 fi
 names=("$@")
-[ $# != 0 ] || names=(oom unit exit_files ending runc)
+[ $# != 0 ] || names=(oom unit exit_files ending runc restore)
 install_all
 cargo build --workspace --bins
 mkdir -p "$target/vm"

@@ -26,7 +26,9 @@ stage() {
 
 lint() {
     if "$cargo" clippy --version >/dev/null 2>&1; then
-        "$cargo" clippy --workspace --all-targets -- -D warnings
+        # The second: those that are run by themselves, and so are not among all.
+        "$cargo" clippy --workspace --all-targets -- -D warnings &&
+            "$cargo" clippy -p compat-tests --test faults_long --test soak_long --test restore -- -D warnings
     elif [ "${CI:-}" = true ]; then
         echo "clippy is missing"
         return 1
@@ -77,6 +79,10 @@ tests_on_original() {
     CONMON_UNDER_TEST=$original "$cargo" test -p ferromon --no-fail-fast --test '*'
 }
 
+# What depends on control groups v2, and real restores, in an emulated machine: under five minutes. They are spent where
+# nothing may be left out; elsewhere there is `make test-vm`.
+tests_in_vm() { VM_TIMEOUT=900 contrib/test-vm.sh </dev/null; }
+
 stage "formatting" "$cargo" fmt --all --check
 stage "clippy" lint
 stage "tests named in docs/" contrib/check-docs
@@ -87,6 +93,9 @@ stage "unit tests and tests/" own_tests
 stage "compat-tests: beside $original, with runc and podman" compat_tests
 stage "tests/ on the release build" tests_on_release
 stage "tests/ on $original" tests_on_original
+if [ "${CI:-}" = true ] && [ "$(uname -m)" = x86_64 ]; then
+    stage "control groups v2 and restoring, in an emulated machine" tests_in_vm
+fi
 
 read -r passed broken ignored < <(awk '
     /^test result: / { passed += $4; broken += $6; ignored += $8 }

@@ -152,7 +152,7 @@ pub fn spawn(
 
 /// Enough for the calls of `prepare`, of which none is deep.
 #[repr(C, align(16))]
-struct Stack([u8; 32 * 1024]);
+struct Stack([u8; 16 * 1024]);
 
 /// All that a child needs, allocated before it is there.
 struct Child<'a, F> {
