@@ -28,10 +28,12 @@ may_fetch() {
     esac
 }
 
-# A few seconds, once. A server that can't be reached must not hold up the build for long. Another compiler than
-# rustup's may come first in PATH, so it is asked again.
+# Whether the compiler is rustup's; there may be another one, and that come first in PATH.
+is_rustups() { [ "$(rustup which rustc 2>/dev/null)" = "$(rustc --print sysroot)/bin/rustc" ]; }
+
+# A few seconds, once. A server that can't be reached must not hold up the build for long.
 add_musl() {
-    command -v rustup >/dev/null && may_fetch "$@" && timeout 120 rustup target add "$musl" >&2 && has_musl
+    may_fetch "$@" && is_rustups && timeout 120 rustup target add "$musl" >&2
 }
 
 # choose CARGO-OPTION…: prints the target to build for.
