@@ -117,6 +117,7 @@ fn by_date(zone: &str, asked: &str) -> Vec<i32> {
     let mut date = Command::new("date")
         .args(["-f", "-", "+%::z"])
         .env("TZ", zone)
+        .env_remove("TZDIR")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
