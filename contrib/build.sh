@@ -1,5 +1,6 @@
 #!/bin/sh
 # Builds the monitor as it is installed, target/release/conmon: build.sh [CARGO-OPTION…], such as --frozen or --quiet.
+# `build.sh --print-target [CARGO-OPTION…]` only says for which of the compiler's targets it would build.
 #
 # It is linked with musl where the compiler has that target, or rustup can add it: a program starts in a third of the
 # time that glibc's start takes in a virtual machine, and needs half of the memory. Otherwise with the C library of the
@@ -15,7 +16,8 @@ cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 target=${CARGO_TARGET_DIR:-target}
 host=$(rustc -vV | sed -n 's/^host: //p')
-musl=${host%%-*}-unknown-linux-musl
+# The same where the compiler itself lives on musl.
+musl=$(echo "$host" | sed 's/-gnu/-musl/')
 
 has_musl() { [ -d "$(rustc --print target-libdir --target "$musl" 2>/dev/null)" ]; }
 
@@ -26,23 +28,33 @@ may_fetch() {
     esac
 }
 
-# A few seconds, once. A server that can't be reached must not hold up the build.
+# Whether the compiler is rustup's; there may be another one, and that come first in PATH.
+is_rustups() { [ "$(rustup which rustc 2>/dev/null)" = "$(rustc --print sysroot)/bin/rustc" ]; }
+
+# A few seconds, once. A server that can't be reached must not hold up the build for long.
 add_musl() {
-    command -v rustup >/dev/null && may_fetch "$@" && timeout 120 rustup target add "$musl" >&2
+    may_fetch "$@" && is_rustups && timeout 120 rustup target add "$musl" >&2
 }
 
 # choose CARGO-OPTION…: prints the target to build for.
 choose() {
     case ${FERROMON_LIBC:-} in
-    gnu) echo "$host" ;;
+    gnu) [ "$host" != "$musl" ] && echo "$host" ;;
     musl) { has_musl || add_musl "$@"; } && echo "$musl" ;;
+    ?*) return 1 ;;
     *) if has_musl || add_musl "$@"; then echo "$musl"; else echo "$host"; fi ;;
     esac
 }
 
-triple=$(choose "$@") || { echo "build: the compiler has no target $musl" >&2; exit 1; }
-[ "$triple" != "$host" ] || [ "$host" = "$musl" ] ||
-    echo "build: without musl ($musl): a larger monitor that starts more slowly" >&2
+print=
+[ "${1:-}" != --print-target ] || { print=yes; shift; }
+triple=$(choose "$@") || {
+    echo "build: this compiler has no target for FERROMON_LIBC=$FERROMON_LIBC; it may be musl ($musl) or gnu" >&2
+    exit 1
+}
+[ -z "$print" ] || { echo "$triple"; exit 0; }
+[ "$triple" != "$host" ] || [ "$host" = "$musl" ] || [ "${FERROMON_LIBC:-}" = gnu ] ||
+    echo "build: the compiler has no target $musl: the C library is the system's, the monitor larger and slower to start" >&2
 
 registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
 # The directory below it exists once something has been fetched, and flags must not change after the first build.

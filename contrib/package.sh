@@ -37,9 +37,12 @@ deb() {
 }
 
 rpm() {
+    local library=()
+    # The tags of an RPM are known before anything is built.
+    case $triple in *-musl*) library=(--with musl) ;; esac
     mkdir -p "$work/top/SOURCES"
     cp "$tarball" "$work/top/SOURCES"
-    offline rpmbuild -bb --nodeps --define "_topdir $work/top" --define "_dbpath $work/db" \
+    offline rpmbuild -bb --nodeps "${library[@]}" --define "_topdir $work/top" --define "_dbpath $work/db" \
         --define "use_source_date_epoch_as_buildtime 1" --define "clamp_mtime_to_source_date_epoch 1" \
         --define "source_date_epoch_from_changelog 1" --define "_buildhost localhost" contrib/rpm/ferromon.spec
     mv "$work"/top/RPMS/*/ferromon-*.rpm "$out"
@@ -62,6 +65,8 @@ deb) needs dpkg-buildpackage dh xz python3 ;;
 rpm) needs rpmbuild xz python3 ;;
 *) echo "usage: package.sh deb|rpm DIRECTORY" >&2; exit 2 ;;
 esac
+# Fetches the target musl if need be, which the build itself could not.
+triple=$(contrib/build.sh --print-target)
 contrib/dist.sh "$work" >/dev/null
 tarball=$(echo "$work"/ferromon-*.tar.xz)
 name=$(basename "$tarball" .tar.xz)

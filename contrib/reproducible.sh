@@ -35,7 +35,9 @@ for tree in "$first" "$second"; do
     sha256sum "$tree/target/release/conmon"
 done
 cmp "$first/target/release/conmon" "$second/target/release/conmon" || fail "the binaries differ"
+binary=$first/target/release/conmon
 for path in "$work" "$PWD" "$HOME/" "$CARGO_HOME" "$RUSTUP_HOME"; do
-    ! grep -aqF -- "$path" "$first/target/release/conmon" || fail "the binary names $path"
+    ! grep -aqF -- "$path" "$binary" || fail "the binary names $path"
 done
-echo "reproducible: same bytes, $(sha256sum "$first/target/release/conmon" | cut -c1-16)…, source package $(cut -c1-16 "$work/sum1")…"
+echo "reproducible: same bytes with $(contrib/c-library "$binary"): $(sha256sum "$binary" | cut -c1-16)…, the source" \
+    "package: $(cut -c1-16 "$work/sum1")…"

@@ -3,7 +3,8 @@
 
 The crates are those that are linked into the binary or run while it is built, in the versions and with the checksums of
 Cargo.lock; tests and other systems are left out. Rust's standard library and the C library are in the static binary as
-well. The document depends on the sources and the two compilers only: its time is SOURCE_DATE_EPOCH or the commit's.
+well. Which C library: that of the binary if it has been built, otherwise the one that contrib/build.sh would take. The
+document depends on the sources and the two compilers only: its time is SOURCE_DATE_EPOCH or the commit's.
 
 --names: only the names of the crates.
 """
@@ -29,13 +30,22 @@ def rustc():
     return {name: value for name, _, value in lines}
 
 
-def metadata(host):
-    return json.loads(output(CARGO, "metadata", "--format-version=1", "--locked", "--filter-platform", host))
+def target(host):
+    """What the binary was built for, or would be."""
+    binary = os.path.join(ROOT, os.environ.get("CARGO_TARGET_DIR", "target"), "release/conmon")
+    if not os.path.exists(binary):
+        return output("contrib/build.sh", "--print-target").strip()
+    library = output("contrib/c-library", binary).strip()
+    return host.replace("-gnu", "-musl") if library == "musl" else host
 
 
-def needed(host):
+def metadata(triple):
+    return json.loads(output(CARGO, "metadata", "--format-version=1", "--locked", "--filter-platform", triple))
+
+
+def needed(triple):
     """Names and versions of the packages that end up in the binary or make it; cargo knows which conditions hold."""
-    lines = output(CARGO, "tree", "--locked", "--package", "ferromon", "--edges", "normal,build", "--target", host,
+    lines = output(CARGO, "tree", "--locked", "--package", "ferromon", "--edges", "normal,build", "--target", triple,
                    "--prefix", "none", "--no-dedupe", "--format", "{p}").splitlines()
     return {(name, version.removeprefix("v")) for name, version in (line.split()[:2] for line in lines)}
 
@@ -80,14 +90,44 @@ def crate(package, checksums):
     return component
 
 
-def libraries(compiler):
+def musl_version(triple):
+    """That of the libc.a which comes with Rust's standard library for `triple`: a member holds nothing but it."""
+    archive = os.path.join(output("rustc", "--print", "target-libdir", "--target", triple).strip(),
+                           "self-contained/libc.a")
+    try:
+        with open(archive, "rb") as file:
+            found = re.search(rb"version\.lo/ .*?\0(\d+\.\d+\.\d+)\0", file.read(), re.DOTALL)
+    except OSError:
+        # A compiler of a distribution that has musl itself.
+        return None
+    return found and found[1].decode()
+
+
+def c_library(triple):
+    component = {"type": "library", "bom-ref": "libc", "description": "The C library, linked statically"}
+    if "-musl" in triple:
+        version = musl_version(triple)
+        component |= {"name": "musl", "licenses": [{"expression": "MIT"}]}
+    else:
+        version = platform.libc_ver()[1]
+        component |= {"name": "glibc", "licenses": [{"expression": "LGPL-2.1-or-later"}]}
+    return component | ({"version": version} if version else {})
+
+
+def unwinder(triple):
+    """What Rust's standard library takes for walking the stack: LLVM's comes with its target for musl."""
+    name, licence = ("libunwind", "Apache-2.0 WITH LLVM-exception") if "-musl" in triple else \
+        ("libgcc_eh", "GPL-3.0-or-later WITH GCC-exception-3.1")
+    return {"type": "library", "bom-ref": "unwinder", "name": name, "licenses": [{"expression": licence}]}
+
+
+def libraries(compiler, triple):
     """What is linked in without being a crate."""
-    name, libc = platform.libc_ver()
     return [
         {"type": "library", "bom-ref": "rust-std", "name": "rust-std", "version": compiler["release"],
-         "licenses": [{"expression": "MIT OR Apache-2.0"}], "description": "Rust's standard library"},
-        {"type": "library", "bom-ref": "libc", "name": name, "version": libc,
-         "licenses": [{"expression": "LGPL-2.1-or-later"}], "description": "The C library, linked statically"},
+         "licenses": [{"expression": "MIT OR Apache-2.0"}], "description": "Rust's standard library for " + triple},
+        unwinder(triple),
+        c_library(triple),
     ]
 
 
@@ -102,8 +142,9 @@ def time():
 
 def main():
     compiler = rustc()
-    found = metadata(compiler["host"])
-    wanted = needed(compiler["host"])
+    triple = target(compiler["host"])
+    found = metadata(triple)
+    wanted = needed(triple)
     packages = {package["id"]: package for package in found["packages"]
                 if (package["name"], package["version"]) in wanted}
     ours = next(key for key, package in packages.items() if package["name"] == "ferromon")
@@ -113,9 +154,9 @@ def main():
         return
     checksums = locked()
     main_component = crate(packages[ours], {}) | {"type": "application"}
-    others = libraries(compiler)
+    others = libraries(compiler, triple)
     edges = depends(found["resolve"], packages)
-    edges[purl(packages[ours])] += ["rust-std", "libc"]
+    edges[purl(packages[ours])] += ["rust-std", "unwinder", "libc"]
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",

@@ -56,7 +56,7 @@ install_packages() {
     want() { has "$1" || missing+=("$2"); }
     want cc gcc
     want readelf binutils
-    # The binary is static; this is libc.a.
+    # libc.a: the tests' programs are static, and a monitor without musl is. What runs while building needs the rest.
     cc -print-file-name=libc.a 2>/dev/null | grep -q / || missing+=(libc6-dev)
     if [ "$purpose" != build ]; then
         want runc runc
@@ -115,4 +115,6 @@ esac
 install_packages
 check_busybox
 install_rust
-echo "setup: ready ($(rustc --version))"
+# It adds the target musl to rustup's compiler; without one the system's C library does.
+target=$("$(dirname "$0")/build.sh" --print-target)
+echo "setup: ready ($(rustc --version), for $target)"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs as root of a fresh Debian that contrib/test-package.sh has made: installs, uses and removes the packages.
 #
-# /opt/packages has the .deb, the .rpm and a static busybox. Every check prints a line; the first that fails ends it.
+# /opt/packages has the .deb, the .rpm, a static busybox and contrib/c-library. Every check prints a line; the first that
+# fails ends it.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 cd /opt/packages
@@ -36,6 +37,14 @@ podman_version() {
     *ferromon*) echo ferromon ;;
     *) echo conmon ;;
     esac
+}
+
+# It runs where there is nothing else, so it is static.
+alone() {
+    mkdir -p /tmp/alone
+    cp $ours /tmp/alone/
+    is "alone in a directory" 1 "$(chroot /tmp/alone /conmon --version | grep -c ferromon)"
+    rm -r /tmp/alone
 }
 
 # A whole life: output, exit code, log, and the program that was the monitor.
@@ -81,6 +90,12 @@ is "both are installed" "ii ii " "$(dpkg-query -W -f '${db:Status-Abbrev}' conmo
 is "files of both packages" "" "$(comm -12 <(dpkg -L conmon | sort) <(dpkg -L ferromon | sort) | while read -r f; do [ -d "$f" ] || echo "$f"; done)"
 quietly sha256sum --check /tmp/original
 quietly dpkg --verify ferromon
+alone
+library=$(./c-library $ours)
+is "its C library, by the bill of materials" "$library" "$(zcat /usr/share/doc/ferromon/ferromon.cdx.json.gz |
+    sed -n '/"bom-ref": "libc"/,/}/s/.*"name": "\(.*\)".*/\1/p')"
+case $library in glibc) with_glibc=1 ;; *) with_glibc=0 ;; esac
+is "sources of glibc to keep" $with_glibc "$(dpkg-query -W -f '${Built-Using}\n' ferromon | grep -c '^glibc (= ' || true)"
 is "the version of ours" "1" "$($ours --version | grep -c ferromon)"
 is "the version of the original" "0" "$($original --version | grep -c ferromon || true)"
 is "podman's monitor" "$link" "$(podman_conmon)"
@@ -150,6 +165,9 @@ say "the RPM, on top of Debian"
 quietly apt-get install -y -q --no-install-recommends rpm
 files >/tmp/before
 quietly rpm --install --nodeps --force-debian ./ferromon-*.rpm
+alone
+is "its C library" "$library" "$(./c-library $ours)"
+is "licences of glibc" $with_glibc "$(rpm -q --qf '%{license}\n' ferromon | grep -c LGPL || true)"
 is "podman's monitor" conmon "$(podman_version)"
 quietly update-alternatives --set conmon $ours
 container $ours

@@ -85,7 +85,8 @@ echo "== debootstrap $suite"
 "${as_root[@]}" unshare --mount --propagation private debootstrap --variant=minbase "$suite" "$root" "${DEBIAN_MIRROR:-$(mirror)}" \
     >"$work/debootstrap.log" 2>&1 || { tail -n 20 "$work/debootstrap.log"; fail "no Debian"; }
 "${as_root[@]}" mkdir "$root/opt/packages"
-"${as_root[@]}" cp "$packages"/ferromon_*.deb "$packages"/ferromon-*.rpm "$(command -v busybox)" "$root/opt/packages"
+"${as_root[@]}" cp "$packages"/ferromon_*.deb "$packages"/ferromon-*.rpm "$(command -v busybox)" contrib/c-library \
+    "$root/opt/packages"
 "${as_root[@]}" cp contrib/test-package-root.sh "$root/opt/packages/test.sh"
 "${as_root[@]}" cp --dereference /etc/resolv.conf /etc/hosts "$root/etc"
 "${as_root[@]}" unshare --mount --pid --fork --kill-child --propagation private "$PWD/contrib/test-package.sh" --enter "$root"

@@ -47,6 +47,7 @@ is_static() {
         echo "$binary is position-independent"
         return 1
     fi
+    echo "C library: $(contrib/c-library "$binary")"
     size "$binary"
 }
 

@@ -64,8 +64,14 @@ fn a_line_is_stamp_stream_tag_content() {
 #[test]
 fn stamps_are_local_time_with_an_offset() {
     behaviour!(|| {
-        let zones =
-            [("UTC0", 0), ("IST-5:30", 330), ("NFT3:30", -210), ("XXX+11", -660), ("Nowhere/Land", 0)];
+        let zones = [
+            ("UTC0", 0),
+            ("IST-5:30", 330),
+            ("NFT3:30", -210),
+            ("XXX+11", -660),
+            ("XXX3YYY2,0/0,J365/25", -120),
+            ("Nowhere/Land", 0),
+        ];
         for (zone, offset) in zones {
             let bench = Bench::new();
             bench.script("payload\nprint hello\\n");
@@ -79,6 +85,30 @@ fn stamps_are_local_time_with_an_offset() {
                 assert!(line.stamp.ends_with("+00:00"), "never Z: {}", line.stamp);
             }
         }
+    });
+}
+
+/// A zone's file is read, not kept: when somebody empties it, nobody stumbles.
+#[test]
+fn the_zone_may_be_a_file() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let path = bench.path("zone");
+        // No changes, one type of seven minutes, no rule.
+        let mut zone = b"TZif".to_vec();
+        zone.resize(32, 0);
+        zone.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 1, 164, 0, 0]);
+        zone.extend(b"ABC\0");
+        std::fs::write(&path, zone).unwrap();
+        bench.script("payload\nprint hello\\n\nwait go\nexit 0");
+        let mut monitor = bench.podman().env("TZ", format!(":{}", path.display())).run();
+        monitor.report();
+        deadline::until("a record", || (texts(&bench) == ["hello"]).then_some(()));
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", bench.monitor().0)).unwrap();
+        bench.touch("go");
+        monitor.finish_rest();
+        assert_eq!(parse_stamp(&bench.log_lines()[0].stamp).1, 7);
+        assert!(!maps.contains(path.to_str().unwrap()), "{maps}");
     });
 }
 

@@ -11,6 +11,7 @@ mod rotate;
 #[cfg(test)]
 mod scratch;
 pub mod stamp;
+mod zone;
 
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use time::{OffsetDateTime, UtcOffset};
 
 use super::Stream;
+use super::zone::Zone;
 
 /// Bytes before a record's payload, see the file's head.
 pub const PREFIX_LEN: usize = 45;
@@ -35,21 +36,17 @@ pub struct Stamp {
     /// The quarter hour that `offset` was looked up in; `None` before the first time.
     quarter: Option<i64>,
     offset: UtcOffset,
-    /// How to find the offset of a moment: the local zone's, but for tests.
-    zone: fn(OffsetDateTime) -> UtcOffset,
+    /// `None` before the first time.
+    zone: Option<Zone>,
 }
 
 impl Default for Stamp {
     fn default() -> Self {
-        Self::new(local_offset)
+        Self { text: *TEMPLATE, second: 0, quarter: None, offset: UtcOffset::UTC, zone: None }
     }
 }
 
 impl Stamp {
-    pub fn new(zone: fn(OffsetDateTime) -> UtcOffset) -> Self {
-        Self { text: *TEMPLATE, second: 0, quarter: None, offset: UtcOffset::UTC, zone }
-    }
-
     /// Reads the clock.
     pub fn now(&mut self, stream: Stream) -> Prefix {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -88,7 +85,8 @@ impl Stamp {
         let quarter = second.div_euclid(QUARTER_HOUR);
         if self.quarter != Some(quarter) {
             self.quarter = Some(quarter);
-            self.offset = (self.zone)(utc);
+            let zone = self.zone.get_or_insert_with(|| Zone::local(second));
+            self.offset = UtcOffset::from_whole_seconds(zone.offset(second)).unwrap_or(UtcOffset::UTC);
         }
         let local = utc.to_offset(self.offset);
         let text = &mut self.text;
@@ -109,11 +107,6 @@ impl Stamp {
     }
 }
 
-/// The zone of `TZ` or /etc/localtime; UTC when it is unknown.
-fn local_offset(moment: OffsetDateTime) -> UtcOffset {
-    UtcOffset::local_offset_at(moment).unwrap_or(UtcOffset::UTC)
-}
-
 /// Writes the last `count` decimal digits of `value` at `at`.
 fn digits(text: &mut [u8], at: usize, count: usize, mut value: u32) {
     for digit in text.iter_mut().skip(at).take(count).rev() {
@@ -132,35 +125,28 @@ fn put(text: &mut [u8], at: usize, bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    fn text(zone: fn(OffsetDateTime) -> UtcOffset, second: i64, nanos: u32) -> String {
-        let prefix = Stamp::new(zone).at(second, nanos, Stream::Stderr);
-        String::from_utf8(prefix.full.to_vec()).unwrap()
-    }
-
-    fn offset(seconds: i32) -> UtcOffset {
-        UtcOffset::from_whole_seconds(seconds).unwrap()
+    fn stamp(zone: &str) -> Stamp {
+        Stamp { zone: Some(Zone::named_for_tests(zone)), ..Stamp::default() }
     }
 
     #[test]
     fn the_stamp_is_local_time_with_a_numeric_offset() {
-        type Zone = fn(OffsetDateTime) -> UtcOffset;
-        let cases: [(Zone, i64, u32, &str); 5] = [
-            (|_| UtcOffset::UTC, 0, 0, "1970-01-01T00:00:00.000000000+00:00 stderr F "),
-            (|_| UtcOffset::UTC, 1_709_251_199, 999_999_999, "2024-02-29T23:59:59.999999999+00:00 stderr F "),
-            (|_| offset(19_800), 1_709_251_199, 7, "2024-03-01T05:29:59.000000007+05:30 stderr F "),
-            (|_| offset(-12_600), 1_704_067_200, 120_000, "2023-12-31T20:30:00.000120000-03:30 stderr F "),
-            (|_| offset(50_400), 1_704_067_200, 1, "2024-01-01T14:00:00.000000001+14:00 stderr F "),
-        ];
-        for (zone, second, nanos, want) in cases {
-            assert_eq!(text(zone, second, nanos), want);
+        for (zone, second, nanos, want) in [
+            ("", 0, 0, "1970-01-01T00:00:00.000000000+00:00 stderr F "),
+            ("UTC0", 1_709_251_199, 999_999_999, "2024-02-29T23:59:59.999999999+00:00 stderr F "),
+            ("IST-5:30", 1_709_251_199, 7, "2024-03-01T05:29:59.000000007+05:30 stderr F "),
+            ("NFT3:30", 1_704_067_200, 120_000, "2023-12-31T20:30:00.000120000-03:30 stderr F "),
+            ("<+14>-14", 1_704_067_200, 1, "2024-01-01T14:00:00.000000001+14:00 stderr F "),
+        ] {
+            let prefix = stamp(zone).at(second, nanos, Stream::Stderr);
+            assert_eq!(String::from_utf8(prefix.full.to_vec()).unwrap(), want);
         }
     }
 
     #[test]
     fn the_offset_is_looked_up_once_a_quarter_hour() {
         // The clocks go forward at 01:00 UTC.
-        let zone = |moment: OffsetDateTime| offset(if moment.unix_timestamp() < 3600 { 3600 } else { 7200 });
-        let mut stamp = Stamp::new(zone);
+        let mut stamp = stamp("CET-1CEST,0,364");
         let mut at = |second| {
             let prefix = stamp.at(second, 0, Stream::Stdout);
             String::from_utf8(prefix.partial[11..].to_vec()).unwrap()
@@ -172,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_two_tags_and_streams_differ_in_nothing_else() {
-        let mut stamp = Stamp::new(|_| UtcOffset::UTC);
+        let mut stamp = stamp("");
         let (out, err) = (stamp.at(9, 1, Stream::Stdout), stamp.at(9, 2, Stream::Stderr));
         assert_eq!(&out.full, b"1970-01-01T00:00:09.000000001+00:00 stdout F ");
         assert_eq!(&out.partial, b"1970-01-01T00:00:09.000000001+00:00 stdout P ");
