@@ -50,12 +50,8 @@ const WITH_MUSL: Limits = Limits {
 };
 
 /// Measured: 1,521,688 bytes; 76 to 84 and 416 KiB; 335 to 405, 1,554 and 197 calls; 4.30 million.
-const WITH_GLIBC: Limits = Limits {
-    binary_bytes: 1_600_000,
-    private_kib: 96,
-    calls_for_a_life: 210,
-    ..WITH_MUSL
-};
+const WITH_GLIBC: Limits =
+    Limits { binary_bytes: 1_600_000, private_kib: 96, calls_for_a_life: 210, ..WITH_MUSL };
 
 /// Open descriptors of the monitor of a container without stdin and terminal. Measured: 15.
 const DESCRIPTORS: usize = 16;
