@@ -14,6 +14,7 @@ pub mod stamp;
 
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -224,11 +225,15 @@ fn open_k8s(path: &Path, config: &LogConfig) -> Result<K8s<LogFile>> {
     LogFile::open(path, keep, &config.allowlist)
         .and_then(|file| K8s::new(file, limits, Stamp::default()))
         .map_err(|error| match error.raw_os_error() {
-            Some(libc::ENXIO) => {
+            Some(libc::ENXIO) if is_fifo(path) => {
                 Error::message(format!("Failed to open log file {}: nobody reads this FIFO", path.display()))
             }
             _ => Error::os("Failed to open log file", error),
         })
+}
+
+fn is_fifo(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 #[cfg(test)]
