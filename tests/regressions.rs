@@ -128,3 +128,26 @@ fn a_log_that_is_full_now_and_then_stops_no_stream() {
         assert!(ended.cpu < deadline::scaled(Duration::from_secs(5)), "{:?}", ended.cpu);
     });
 }
+
+/// `dd oflag=direct of=/dev/stdout` does this to the pipe: each read brings one piece, whatever else is there.
+#[test]
+fn all_that_is_in_a_pipe_in_packet_mode_is_logged_at_once() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script(
+            "payload\npackets\nwait go\nprint a\\n\nprint b\\n\nprint c\\n\ntouch said\nwait end\nexit 0",
+        );
+        let mut monitor = bench.podman().run();
+        assert!(monitor.report().number("data") > 0);
+        let pid = monitor.pid();
+        // So that it is told once of all three.
+        pid.signal(Signal::SIGSTOP);
+        deadline::until("the monitor to stop", || (pid.state() == Some('T')).then_some(()));
+        bench.touch("go");
+        bench.wait_file(&bench.path("said"));
+        pid.signal(Signal::SIGCONT);
+        deadline::until("three records", || (bench.log_lines().len() == 3).then_some(()));
+        bench.touch("end");
+        assert_eq!(monitor.finish_rest(), "0");
+    });
+}

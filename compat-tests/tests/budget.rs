@@ -28,9 +28,9 @@ const DESCRIPTORS: usize = 16;
 /// System calls for 4 MB of output in lines of 200 bytes, written 32 KiB at a time, and for the end of the container.
 /// Measured: 347 to 405. A read gets 28 KiB at least, so three calls for each make 470.
 const CALLS_FOR_4_MB: usize = 500;
-/// System calls for 500 lines that come one by one, and for the end of the container: three for each line (wait, read,
-/// write) and 34 more.
-const CALLS_FOR_500_LINES: usize = 1560;
+/// System calls for 500 lines that come one by one, and for the end of the container: four for each line (wait, read,
+/// write, and a read that finds no more) and 34 more.
+const CALLS_FOR_500_LINES: usize = 2060;
 /// System calls of both processes for a container that exits at once. Measured: 223 to 233, depending on how many
 /// events the monitor finds at once.
 const CALLS_FOR_A_LIFE: usize = 245;
