@@ -208,12 +208,16 @@ impl Monitor<'_> {
         for _ in 0..READS_PER_TURN {
             let Some(output) = self.streams.get(stream) else { return Turn::Dry };
             if output.is_crowded() {
-                if self.is_log_full {
-                    return Turn::Dry;
-                }
                 let passed = output.held().len() - MESSAGE_SIZE;
-                // Also the start of a line that has not ended: held back it would take the room for the next read.
-                self.deliver(stream, passed, false, now);
+                if !self.is_log_full {
+                    // Also the start of a line that has not ended: held back it would take the room for the next read.
+                    self.deliver(stream, passed, false, now);
+                } else if self.lifecycle.is_creating() {
+                    return Turn::Dry;
+                } else {
+                    // There will be no container, so the log does not miss it, and the end is still to come.
+                    output.consume(passed);
+                }
                 continue;
             }
             match output.fill() {
@@ -287,7 +291,12 @@ impl Monitor<'_> {
         }
         self.is_log_full = false;
         for stream in BOTH {
-            self.deliver_all(stream, false, now);
+            if self.lifecycle.is_creating() {
+                // What the runtime said last stays here: it is the message if there is to be no container.
+                self.deliver(stream, 0, false, now);
+            } else {
+                self.deliver_all(stream, false, now);
+            }
         }
         self.resume();
         Turn::Dry
