@@ -404,6 +404,23 @@ fn a_client_that_takes_nothing_is_dropped_on_request() {
     });
 }
 
+/// Whoever means "never" by a large number gets that, too.
+#[test]
+fn the_longest_stall_timeout_there_is_ends_nothing() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("payload\nwait go\nlines 20000 99\nexit 3");
+        let seconds = u64::MAX.to_string();
+        let mut monitor = bench.podman().env("CONMON_ATTACH_STALL_TIMEOUT", &seconds).run();
+        monitor.report();
+        let client = monitor.attach();
+        bench.touch("go");
+        monitor.wait_for_halt();
+        assert!(client.read_to_end().0 == numbered(20000, 99), "output lost or changed");
+        assert_eq!(monitor.finish_rest(), "3");
+    });
+}
+
 #[test]
 fn a_stuck_client_does_not_stop_the_other_stream() {
     behaviour!(|| {

@@ -195,5 +195,6 @@ fn stall_timeout() -> Option<Duration> {
     if seconds.is_none() {
         warn!("{name}={} is not a number of seconds; clients are never disconnected", value.display());
     }
-    seconds.map(Duration::from_secs)
+    // A moment that is further away than the clock reaches can't be computed.
+    seconds.map(|seconds| Duration::from_secs(seconds.min(u32::MAX.into())))
 }
