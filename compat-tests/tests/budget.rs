@@ -142,6 +142,24 @@ fn an_attach_session_leaves_nothing_in_memory() {
     expect_small("after an attach session", monitor.pid());
 }
 
+/// As `podman attach` goes: first its input ends, later itself.
+#[test]
+fn a_client_that_leaves_in_two_steps_leaves_nothing_in_memory() {
+    let Some(bench) = bench() else { return };
+    bench.script("payload\necho\npause\n");
+    let monitor = started(bench.podman().args(["-i", "--leave-stdin-open"]).run());
+    let client = monitor.attach();
+    client.send(&[b'x'; 32 * 1024]);
+    let mut received = 0;
+    while received < 32 * 1024 {
+        received += client.packet().expect("the session goes on").1.len();
+    }
+    client.half_close();
+    settle(monitor.pid());
+    drop(client);
+    expect_small("after a client has left", monitor.pid());
+}
+
 #[test]
 fn output_in_blocks_costs_few_system_calls() {
     let Some((bench, strace)) = bench().zip(tool("strace")) else { return };

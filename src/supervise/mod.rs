@@ -340,7 +340,8 @@ impl<'a> Monitor<'a> {
     }
 
     fn mark_input(&mut self) {
-        if self.attach.has_input(&self.stdin) {
+        // Also when the last client has gone, however it went: what it needed is given back there.
+        if self.attach.has_input(&self.stdin) || !self.attach.has_clients() {
             self.mark(Event::Client);
         }
     }
