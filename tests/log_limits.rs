@@ -175,6 +175,20 @@ fn a_fifo_without_a_reader_is_an_error() {
 }
 
 #[test]
+fn a_socket_is_no_log_and_no_fifo_either() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let _socket = std::os::unix::net::UnixListener::bind(bench.path("socket")).unwrap();
+        bench.script("payload\nexit 3");
+        let command = bench.podman().replace("-l", format!("k8s-file:{}", bench.path("socket").display()));
+        let monitor = command.run();
+        assert_eq!(monitor.wait_parent().code, Some(1));
+        let said = monitor.stderr();
+        assert!(said.ends_with("Failed to open log file No such device or address\n"), "{said}");
+    });
+}
+
+#[test]
 fn a_log_that_can_not_be_opened_is_an_error() {
     behaviour!(|| {
         let bench = Bench::new();

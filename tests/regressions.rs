@@ -143,3 +143,64 @@ fn a_log_that_is_full_now_and_then_stops_no_stream() {
         assert!(ended.cpu < deadline::scaled(Duration::from_secs(5)), "{:?}", ended.cpu);
     });
 }
+
+/// `dd oflag=direct of=/dev/stdout` does this to the pipe: each read brings one piece, whatever else is there.
+#[test]
+fn all_that_is_in_a_pipe_in_packet_mode_is_logged_at_once() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script(
+            "payload\npackets\nwait go\nprint a\\n\nprint b\\n\nprint c\\n\ntouch said\nwait end\nexit 0",
+        );
+        let mut monitor = bench.podman().run();
+        assert!(monitor.report().number("data") > 0);
+        let pid = monitor.pid();
+        // So that it is told once of all three.
+        pid.signal(Signal::SIGSTOP);
+        deadline::until("the monitor to stop", || (pid.state() == Some('T')).then_some(()));
+        bench.touch("go");
+        bench.wait_file(&bench.path("said"));
+        pid.signal(Signal::SIGCONT);
+        deadline::until("three records", || (bench.log_lines().len() == 3).then_some(()));
+        bench.touch("end");
+        assert_eq!(monitor.finish_rest(), "0");
+    });
+}
+
+/// A talkative runtime, and a log that is full for a while: the log gets the start, the report the end.
+#[test]
+fn a_log_that_was_full_does_not_get_the_runtimes_last_words() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        bench.script("elines 1200 99\neprint the real error\\n\ntouch said\nwait go\nexit 1");
+        nix::unistd::mkfifo(&bench.log(), Mode::S_IRWXU).unwrap();
+        let fifo = open_reader(&bench.log());
+        let mut monitor = bench.podman().run();
+        bench.wait_file(&bench.path("said"));
+        let (mut lines, mut buffer) = (0, vec![0; 1 << 16]);
+        // At most a read's tail and a message are held back.
+        deadline::until("the log to have most of it", || {
+            let count = nix::unistd::read(&fifo, &mut buffer).unwrap_or(0);
+            lines += buffer[..count].iter().filter(|&&byte| byte == b'\n').count();
+            (lines > 1100).then_some(())
+        });
+        bench.touch("go");
+        let message = monitor.report().message();
+        assert!(message.ends_with(".\nthe real error\n"), "{message}");
+    });
+}
+
+/// The same with a log that stays full: the end is still in the pipe when the runtime has failed.
+#[test]
+fn a_log_that_stays_full_does_not_keep_the_runtimes_last_words_from_the_report() {
+    behaviour!(|| {
+        let bench = Bench::new();
+        let talk = "elines 300 99\ndrained\n".repeat(3);
+        bench.script(&format!("{talk}elines 300 99\neprint the real error\\n\nexit 1"));
+        nix::unistd::mkfifo(&bench.log(), Mode::S_IRWXU).unwrap();
+        let _reader = open_reader(&bench.log());
+        let report = bench.podman().run().report();
+        assert_eq!(report.number("data"), -1);
+        assert!(report.message().ends_with("\nthe real error\n"), "{}", report.message());
+    });
+}

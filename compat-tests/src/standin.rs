@@ -20,6 +20,7 @@
 //! | `ignore SIGNAL`, `trap SIGNAL N`, `default SIGNAL` | dispositions; a trap exits with N |
 //! | `cat PATH`, `echo` | stdin to a file, to stdout, until end of file |
 //! | `close N` | closes a descriptor |
+//! | `packets` | stdout is a pipe in packet mode (O_DIRECT) from now on |
 //! | `background` … `end` | a child of the same session that runs the lines between and exits |
 //! | `daemon` … `end` | the same twice forked into a session of its own, so that it becomes an orphan |
 //! | `winsize PATH` | keeps `ROWS COLUMNS` of the terminal in a file, for ever |
@@ -158,6 +159,7 @@ impl Actor<'_> {
             "cat" => copy_stdin(&mut File::create(self.base.join(text)).unwrap_or_else(|_| quit(BROKEN))),
             "echo" => copy_stdin(&mut descriptor(1)),
             "close" => drop(ManuallyDrop::into_inner(descriptor(number(first)))),
+            "packets" => packets(),
             "noise" => {
                 while descriptor(1).write_all(&[b'\n'; 4096]).is_ok() {}
                 pause()
@@ -317,6 +319,12 @@ fn wait_for(path: &Path) {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+fn packets() {
+    let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_DIRECT;
+    let set = nix::fcntl::fcntl(&*descriptor(1), nix::fcntl::FcntlArg::F_SETFL(flags));
+    check(set.map(drop).map_err(Into::into));
 }
 
 fn drained() {

@@ -4,16 +4,19 @@
 //! The original blocks, spins or leaks in most of these (contract, appendix B), so only what it can do as well runs
 //! beside it; the short forms in `tests/attach.rs` prove the difference.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use compat_tests::log::joined;
 use compat_tests::process::Process;
 use compat_tests::session::run;
+use compat_tests::twin::installed;
 use compat_tests::{AttachClient, Bench, LogLine, Monitor, MonitorCommand, bench_twin, deadline};
+use nix::fcntl::{OFlag, open};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 fn start<'b>(command: MonitorCommand<'b>, bench: &'b Bench, payload: &str) -> Monitor<'b> {
     bench.script(&format!("payload\n{payload}"));
@@ -291,4 +294,43 @@ fn no_descriptors_left_for_a_client() {
     bench.touch("go");
     assert_eq!(client.read_to_end().0, b"hello\n");
     assert_eq!(monitor.finish_rest(), "3");
+}
+
+/// Where the kernel has no memory to watch a log that is full, the log is tried now and then, and not all the time.
+#[test]
+fn a_full_log_that_can_not_be_watched_costs_no_processor_time() {
+    const LINES: usize = 5000;
+    if !installed(&["strace"]) {
+        return;
+    }
+    let bench = Bench::new();
+    nix::unistd::mkfifo(&bench.log(), Mode::S_IRWXU).unwrap();
+    let fifo = open(&bench.log(), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()).unwrap();
+    let monitor = start(bench.podman(), &bench, &format!("wait go\nlines {LINES} 99\nexit 3"));
+    let pid = monitor.pid();
+    let calls = bench.path("calls");
+    let mut strace = Command::new("strace");
+    strace.args(["-q", "-p", &pid.0.to_string(), "-e", "trace=epoll_ctl", "-o"]).arg(&calls);
+    let mut strace =
+        strace.args(["-e", "inject=epoll_ctl:error=ENOSPC"]).stderr(Stdio::null()).spawn().unwrap();
+    deadline::until("strace to attach", || {
+        (pid.status("TracerPid") == strace.id().to_string()).then_some(())
+    });
+    bench.touch("go");
+    let tried = || std::fs::read_to_string(&calls).unwrap_or_default().lines().count();
+    deadline::until("the log to be full", || (tried() > 0).then_some(()));
+    let (began, before) = (Instant::now(), tried());
+    deadline::until("some attempts", || (began.elapsed() >= Duration::from_secs(1)).then_some(()));
+    // One in 10 ms at most, each of a few calls.
+    let (time, count) = (began.elapsed(), tried() - before);
+    assert!(count as u128 <= 10 + time.as_millis() / 2, "{count} in {time:?}");
+    // A line may have become two records.
+    let (mut lines, mut buffer) = (0, vec![0; 1 << 16]);
+    deadline::until("all of it", || {
+        let count = nix::unistd::read(&fifo, &mut buffer).unwrap_or(0);
+        lines += buffer[..count].iter().filter(|&&byte| byte == b'\n').count();
+        (lines >= LINES).then_some(())
+    });
+    assert_eq!(monitor.finish_rest(), "3");
+    strace.wait().unwrap();
 }

@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -16,6 +17,9 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, ftruncate, unlinkat, write};
 
 use super::rotate::rotate;
+
+/// What Linux file systems take for a name.
+const NAME_MAX: usize = 255;
 
 /// Why the log is to be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,13 +159,20 @@ pub(super) fn recreate(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd>
         Ok(_) | Err(Errno::ENOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    let temporary = with_suffix(name, ".tmp");
+    let temporary = temporary_name(name);
     let fd = create_new(dir, &temporary)?;
     if let Err(error) = renameat(dir, temporary.as_os_str(), dir, name) {
         let _ = unlinkat(dir, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
         return Err(error.into());
     }
     Ok(fd)
+}
+
+/// The log's own name may be as long as names can be.
+fn temporary_name(name: &OsStr) -> OsString {
+    const SUFFIX: &str = ".tmp";
+    let start = name.as_bytes().get(..NAME_MAX - SUFFIX.len());
+    with_suffix(start.map_or(name, OsStr::from_bytes), SUFFIX)
 }
 
 /// A file of our own under a name that may be left over from a monitor that died.
@@ -294,6 +305,20 @@ mod tests {
         assert_eq!((dir.read("log"), dir.read("victim")), ("new\n".into(), "precious".into()));
         assert_eq!(dir.names(), ["log", "victim"]);
         assert!(is_append(&file));
+    }
+
+    #[test]
+    fn a_log_whose_name_is_as_long_as_can_be_is_replaced_too() {
+        let dir = Scratch::new();
+        for len in [NAME_MAX - 4, NAME_MAX - 3, NAME_MAX] {
+            let name = "n".repeat(len);
+            let mut file = open(&dir.path(&name));
+            file.write(b"old\n").unwrap();
+            file.renew(Occasion::SizeLimit).unwrap();
+            assert_eq!(dir.names().concat(), name);
+            assert_eq!(dir.read(&name), "");
+            fs::remove_file(dir.path(&name)).unwrap();
+        }
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct Monitor<'a> {
     streams: Streams,
     /// The log is full for the moment; nothing is read from the container until it takes more.
     is_log_full: bool,
+    /// It could not be waited for, which was warned about.
+    is_log_unwatched: bool,
     attach: Attach,
     stdin: Stdin,
     terminal: Terminal,
@@ -113,6 +115,8 @@ struct Deadlines {
     look: Option<Instant>,
     /// The next attempt to reopen the log.
     reopen: Option<Instant>,
+    /// The next attempt at a full log that can't be waited for.
+    log: Option<Instant>,
     /// The next look for a kill that is not counted yet.
     oom: Option<Instant>,
     /// The buffers go back if nobody needs them until then.
@@ -181,6 +185,7 @@ impl<'a> Monitor<'a> {
             log,
             streams,
             is_log_full: false,
+            is_log_unwatched: false,
             attach,
             stdin,
             terminal,
@@ -336,7 +341,8 @@ impl<'a> Monitor<'a> {
     }
 
     fn mark_input(&mut self) {
-        if self.attach.has_input(&self.stdin) {
+        // Also when the last client has gone, however it went: what it needed is given back there.
+        if self.attach.has_input(&self.stdin) || !self.attach.has_clients() {
             self.mark(Event::Client);
         }
     }
@@ -362,6 +368,9 @@ impl<'a> Monitor<'a> {
         }
         if is_due(&mut self.deadlines.reopen, now) && self.log.owes_reopen() {
             self.reopen_log(now);
+        }
+        if is_due(&mut self.deadlines.log, now) {
+            self.mark(Event::Log);
         }
         if is_due(&mut self.deadlines.oom, now) {
             self.look_again_for_oom(now);
@@ -394,8 +403,8 @@ impl<'a> Monitor<'a> {
 }
 
 impl Deadlines {
-    fn all(&self) -> [Option<Instant>; 6] {
-        [self.timeout, self.give_up, self.look, self.reopen, self.oom, self.quiet]
+    fn all(&self) -> [Option<Instant>; 7] {
+        [self.timeout, self.give_up, self.look, self.reopen, self.log, self.oom, self.quiet]
     }
 }
 

@@ -19,6 +19,10 @@ pub(super) const READ_SIZE: usize = 64 * 1024;
 /// The longest unfinished line that the log leaves with us, and some room.
 const TAIL_SIZE: usize = 8 * 1024 + 64;
 
+/// The longest piece that one read of a pipe in packet mode brings. A container puts its pipe into that mode with
+/// O_DIRECT, as `dd oflag=direct of=/dev/stdout` does; then a short read does not mean that the pipe is empty.
+const PACKET_MAX: usize = libc::PIPE_BUF;
+
 /// What the pipe of a busy stream holds: with less, writer and reader mostly wait for each other. The kernel allocates
 /// what is used of it.
 const BUSY_PIPE: libc::c_int = 512 * 1024;
@@ -34,7 +38,8 @@ pub(super) const MESSAGE_SIZE: usize = 4096;
 pub(super) enum Fill {
     /// New bytes, and probably more behind them.
     More,
-    /// New bytes, and nothing more right now. Never said of a pty, which hands out its buffer in small pieces.
+    /// New bytes, and nothing more right now. Never said of a pty, which hands out its buffer in small pieces, nor of a
+    /// read that may have been a packet.
     Last,
     /// Nothing to read right now.
     Dry,
@@ -134,7 +139,7 @@ impl Output {
         if self.large_reads == BUSY_AFTER {
             self.enlarge_pipe();
         }
-        Ok(if read == wanted || self.is_pty { Fill::More } else { Fill::Last })
+        Ok(if read == wanted || read <= PACKET_MAX || self.is_pty { Fill::More } else { Fill::Last })
     }
 
     /// The stream is busy.
@@ -250,18 +255,28 @@ mod tests {
         let (mut out, write) = pipe();
         assert_eq!(out.fill().unwrap(), Fill::Dry);
         nix::unistd::write(&write, b"one\ntw").unwrap();
-        assert_eq!(out.fill().unwrap(), Fill::Last);
+        assert_eq!(out.fill().unwrap(), Fill::More);
         assert!(out.ends_mid_line());
         assert_eq!(out.take_unseen(6), b"one\ntw");
         out.consume(4);
         nix::unistd::write(&write, b"o\n").unwrap();
-        assert_eq!(out.fill().unwrap(), Fill::Last);
+        assert_eq!(out.fill().unwrap(), Fill::More);
         assert_eq!((out.held(), out.ends_mid_line()), (b"two\n".as_slice(), false));
         assert_eq!(out.take_unseen(4), b"o\n", "clients see every byte once");
         drop(write);
         // A child that another test is starting at this moment may hold the pipe, too.
         while out.fill().unwrap() != Fill::End {
             std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn only_a_read_that_is_longer_than_a_packet_shows_that_the_pipe_is_empty() {
+        let (mut out, write) = pipe();
+        for (len, fill) in [(PACKET_MAX, Fill::More), (PACKET_MAX + 1, Fill::Last)] {
+            nix::unistd::write(&write, &vec![b'x'; len]).unwrap();
+            assert_eq!(out.fill().unwrap(), fill, "{len}");
+            out.consume(len);
         }
     }
 

@@ -25,6 +25,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// 0.06 ms. Longer, and a journal whose socket holds ten datagrams runs dry.
 const LOG_NAP: Duration = Duration::from_micros(10);
 
+/// How soon a full log is tried again where the kernel can't tell when it takes more.
+const LOG_RETRY: Duration = Duration::from_millis(10);
+
 pub(super) const BOTH: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// Both output streams; `None` is one that does not pass through us (yet).
@@ -203,15 +206,20 @@ impl Monitor<'_> {
     }
 
     /// Before there is a container: keeps what the runtime writes, the end of which explains a failure. What is more
-    /// than that is passed on, so that a talkative runtime never waits for us.
+    /// than that is passed on, so that a talkative runtime waits for nothing but a full log.
     pub(super) fn hold_back(&mut self, stream: Stream, now: Instant) -> Turn {
         for _ in 0..READS_PER_TURN {
             let Some(output) = self.streams.get(stream) else { return Turn::Dry };
             if output.is_crowded() {
-                if self.is_log_full {
+                let held = output.held().len();
+                if self.is_log_full && self.lifecycle.is_creating() {
                     return Turn::Dry;
                 }
-                let held = output.held().len();
+                if self.is_log_full {
+                    // There will be no container, so the log does not miss it, and the end is still to come.
+                    output.consume(held - MESSAGE_SIZE);
+                    continue;
+                }
                 self.deliver(stream, held - MESSAGE_SIZE, true, now);
                 let is_stuck = self.streams.get(stream).is_some_and(|output| output.held().len() == held);
                 if is_stuck && !self.is_log_full {
@@ -251,16 +259,17 @@ impl Monitor<'_> {
         if output.is_dirty() {
             self.deadlines.quiet = Some(now + QUIET_AFTER);
         }
-        self.watch_full_log();
+        self.watch_full_log(now);
     }
 
     fn is_held(&self, stream: Stream) -> bool {
         self.is_log_full || self.attach.holds(stream)
     }
 
-    /// Waits for a log that is full, if it is one that can be waited for; goes on when it is full no longer.
-    fn watch_full_log(&mut self) {
+    /// Waits for a log that is full, and goes on when it is full no longer.
+    fn watch_full_log(&mut self, now: Instant) {
         let Some(full) = self.log.blocked() else {
+            self.deadlines.log = None;
             if std::mem::take(&mut self.is_log_full) {
                 // Nobody else would say so: what was full may be gone, and its descriptor with it.
                 self.resume();
@@ -276,9 +285,10 @@ impl Monitor<'_> {
             }
             watching => watching,
         };
-        if let Err(e) = watching {
-            warn!("Failed to wait for the log: {}", strerror(&e));
-            self.is_log_full = false;
+        self.deadlines.log = watching.is_err().then(|| now + LOG_RETRY);
+        let was_unwatched = std::mem::replace(&mut self.is_log_unwatched, watching.is_err());
+        if let (Err(e), false) = (watching, was_unwatched) {
+            warn!("Failed to wait for the log, trying it by the clock: {}", strerror(&e));
         }
     }
 
@@ -291,7 +301,12 @@ impl Monitor<'_> {
         }
         self.is_log_full = false;
         for stream in BOTH {
-            self.deliver_all(stream, false, now);
+            if self.lifecycle.is_creating() {
+                // What the runtime said last stays here: it is the message if there is to be no container.
+                self.deliver(stream, 0, false, now);
+            } else {
+                self.deliver_all(stream, false, now);
+            }
         }
         self.resume();
         Turn::Dry
