@@ -38,8 +38,8 @@ pub(super) const MESSAGE_SIZE: usize = 4096;
 pub(super) enum Fill {
     /// New bytes, and probably more behind them.
     More,
-    /// New bytes, and nothing more right now. Never said of a pty, which hands out its buffer in small pieces, nor of a
-    /// read that may have been a packet.
+    /// New bytes, and nothing more right now, unless it [`Output::is_in_doubt`]. Never said of a pty, which hands out its
+    /// buffer in small pieces.
     Last,
     /// Nothing to read right now.
     Dry,
@@ -77,6 +77,8 @@ pub(super) struct Output {
     pipe: PipeSize,
     /// More than the first page of the buffer was used since [`Output::shed`].
     is_dirty: bool,
+    /// The last read may have been a packet, so there may be more.
+    is_in_doubt: bool,
 }
 
 impl Output {
@@ -98,6 +100,7 @@ impl Output {
             large_reads: 0,
             pipe: if is_pty { PipeSize::Fixed } else { PipeSize::Default },
             is_dirty: false,
+            is_in_doubt: false,
         })
     }
 
@@ -123,7 +126,10 @@ impl Output {
             match nix::unistd::read(source, room) {
                 Err(Errno::EINTR) => {}
                 Ok(read) => break read,
-                Err(Errno::EAGAIN) => return Ok(Fill::Dry),
+                Err(Errno::EAGAIN) => {
+                    self.is_in_doubt = false;
+                    return Ok(Fill::Dry);
+                }
                 // A pty without a follower. That can change: the next one to open it makes it readable again.
                 Err(Errno::EIO) if self.is_pty => return Ok(Fill::Dry),
                 Err(e) => return Err(e.into()),
@@ -139,7 +145,9 @@ impl Output {
         if self.large_reads == BUSY_AFTER {
             self.enlarge_pipe();
         }
-        Ok(if read == wanted || read <= PACKET_MAX || self.is_pty { Fill::More } else { Fill::Last })
+        let is_short = read < wanted && !self.is_pty;
+        self.is_in_doubt = is_short && read <= PACKET_MAX;
+        Ok(if is_short { Fill::Last } else { Fill::More })
     }
 
     /// The stream is busy.
@@ -150,6 +158,11 @@ impl Output {
             self.pipe = if enlarged { PipeSize::Enlarged { before } } else { PipeSize::Fixed };
             self.is_dirty |= enlarged;
         }
+    }
+
+    /// Only another read shows whether the pipe is empty.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt
     }
 
     /// The pipe is empty: whether to leave its writer to itself for [`Output::nap`] before the next read.
@@ -255,12 +268,12 @@ mod tests {
         let (mut out, write) = pipe();
         assert_eq!(out.fill().unwrap(), Fill::Dry);
         nix::unistd::write(&write, b"one\ntw").unwrap();
-        assert_eq!(out.fill().unwrap(), Fill::More);
+        assert_eq!(out.fill().unwrap(), Fill::Last);
         assert!(out.ends_mid_line());
         assert_eq!(out.take_unseen(6), b"one\ntw");
         out.consume(4);
         nix::unistd::write(&write, b"o\n").unwrap();
-        assert_eq!(out.fill().unwrap(), Fill::More);
+        assert_eq!(out.fill().unwrap(), Fill::Last);
         assert_eq!((out.held(), out.ends_mid_line()), (b"two\n".as_slice(), false));
         assert_eq!(out.take_unseen(4), b"o\n", "clients see every byte once");
         drop(write);
@@ -273,11 +286,12 @@ mod tests {
     #[test]
     fn only_a_read_that_is_longer_than_a_packet_shows_that_the_pipe_is_empty() {
         let (mut out, write) = pipe();
-        for (len, fill) in [(PACKET_MAX, Fill::More), (PACKET_MAX + 1, Fill::Last)] {
+        for (len, is_in_doubt) in [(PACKET_MAX, true), (PACKET_MAX + 1, false)] {
             nix::unistd::write(&write, &vec![b'x'; len]).unwrap();
-            assert_eq!(out.fill().unwrap(), fill, "{len}");
+            assert_eq!((out.fill().unwrap(), out.is_in_doubt()), (Fill::Last, is_in_doubt), "{len}");
             out.consume(len);
         }
+        assert_eq!((out.fill().unwrap(), out.is_in_doubt()), (Fill::Dry, false));
     }
 
     #[test]

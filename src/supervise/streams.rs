@@ -134,6 +134,7 @@ impl Monitor<'_> {
     }
 
     fn read_on(&mut self, stream: Stream, now: Instant) -> Turn {
+        let mut is_probe = false;
         for _ in 0..READS_PER_TURN {
             if self.is_held(stream) {
                 // The log or a client takes no more for now: the pipe fills up, as if they held its other end.
@@ -141,9 +142,21 @@ impl Monitor<'_> {
                 self.deliver_all(stream, false, now);
                 return Turn::Dry;
             }
-            if self.pump(stream, now) == Turn::Dry {
-                return self.pace(stream, now);
+            if self.pump(stream, now) == Turn::More {
+                continue;
             }
+            // A probe that brings nothing says nothing of how the container writes.
+            let Some(output) = self.streams.get(stream) else { return Turn::Dry };
+            if is_probe && output.since_empty == 0 {
+                return Turn::Dry;
+            }
+            if self.pace(stream, now) == Turn::More {
+                return Turn::More;
+            }
+            if !self.streams.get(stream).is_some_and(|output| output.is_in_doubt()) {
+                return Turn::Dry;
+            }
+            is_probe = true;
         }
         Turn::More
     }
