@@ -105,17 +105,42 @@ fn discard_stack_below() {
 
 /// Read-only data and code: pages of the program's file, the same wherever they are mapped again.
 fn discard_text() {
-    unsafe extern "C" {
-        // Made by the linker; only their addresses mean anything.
-        static __executable_start: u8;
-        static etext: u8;
+    let mut segments = Segments { ranges: [(0, 0); 8], count: 0 };
+    // SAFETY: `Segments::collect` is what dl_iterate_phdr(3) wants, does not unwind, and gets the `segments` it expects.
+    unsafe { libc::dl_iterate_phdr(Some(Segments::collect), (&raw mut segments).cast()) };
+    // Not in the callback: what the C library runs after it would be mapped again.
+    for &(start, len) in segments.ranges.iter().take(segments.count) {
+        // SAFETY: the range is file-backed and never written, so its pages come back from the file with the same
+        // contents.
+        unsafe { libc::madvise(start as *mut libc::c_void, len, libc::MADV_DONTNEED) };
     }
-    // SAFETY: taking the address of a linker symbol reads nothing. The range is file-backed and never written, so its
-    // pages come back from the file with the same contents.
-    unsafe {
-        let start = (&raw const __executable_start).addr();
-        let len = ((&raw const etext).addr() & !(PAGE - 1)).saturating_sub(start);
-        libc::madvise(start as *mut libc::c_void, len, libc::MADV_DONTNEED);
+}
+
+/// The segments of the program that are never written: start, which is a page's, and length.
+struct Segments {
+    ranges: [(usize, usize); 8],
+    count: usize,
+}
+
+impl Segments {
+    extern "C" fn collect(info: *mut libc::dl_phdr_info, _: usize, into: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the C library passes a right description of the program, its table of segments included, and the
+        // pointer that `discard_text` has given it.
+        let (into, base, table) = unsafe {
+            let info = &*info;
+            let table = std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into());
+            (&mut *into.cast::<Self>(), info.dlpi_addr, table)
+        };
+        let unwritten =
+            table.iter().filter(|part| part.p_type == libc::PT_LOAD && part.p_flags & libc::PF_W == 0);
+        for (range, part) in into.ranges.iter_mut().zip(unwritten) {
+            let start = (base + part.p_vaddr) as usize;
+            let end = start + part.p_memsz as usize;
+            *range = (start & !(PAGE - 1), end - (start & !(PAGE - 1)));
+            into.count += 1;
+        }
+        // The program comes first; a build with libraries leaves them alone.
+        1
     }
 }
 
