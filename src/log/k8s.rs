@@ -4,14 +4,16 @@
 //! last whole record, what is missing is counted, and the next batch that gets through begins with one marker record
 //! that tells how much that was. conmon: `ctr_logging.c:write_k8s_log`.
 
+mod limits;
+mod write;
+
 use std::io;
 
-use crate::sys::bytes;
 use nix::errno::Errno;
 
 use super::Stream;
 use super::batch::Batch;
-use super::file::{Occasion, Renewed, Target};
+use super::file::{Occasion, Target};
 use super::frame::{Piece, Pieces, pieces};
 use super::loss::{Count, Loss};
 use super::stamp::{PREFIX_LEN, Prefix, Stamp};
@@ -153,14 +155,6 @@ impl<T: Target> K8s<T> {
         }
     }
 
-    /// Bytes of records that may be added before a write, a new file or the end is due.
-    fn free_room(&self) -> usize {
-        let used = self.batch.len() as u64;
-        let file = self.file_limit().saturating_sub(self.used).saturating_sub(used);
-        let total = self.limits.total.saturating_sub(self.total).saturating_sub(used);
-        usize::try_from(file.min(total)).unwrap_or(usize::MAX).min(self.batch.room())
-    }
-
     fn put(&mut self, prefix: &Prefix, piece: Piece<'_>) {
         let mut writer = self.batch.writer();
         match piece {
@@ -169,89 +163,6 @@ impl<T: Target> K8s<T> {
                 writer.put(&prefix.partial, text);
                 writer.put_bytes(b"\n");
             }
-        }
-    }
-
-    /// Decides about a record of `cost` bytes, in conmon's order: total limit, file limit.
-    fn make_room(&mut self, cost: usize) -> Fit {
-        if self.total.saturating_add(self.batch.len() as u64) >= self.limits.total {
-            self.tell_total();
-            return Fit::Over;
-        }
-        // Twice, because a marker may come first and leave no room; a marker that fails again shares its file.
-        for _ in 0..2 {
-            if !self.exceeds_file(cost) {
-                break;
-            }
-            if self.flush() == Progress::Blocked {
-                return Fit::Blocked;
-            }
-            self.keep_limit(cost + self.marker_cost());
-            self.begin();
-        }
-        if cost > self.batch.room() {
-            if self.flush() == Progress::Blocked {
-                return Fit::Blocked;
-            }
-            self.begin();
-        }
-        Fit::Fits
-    }
-
-    fn exceeds_file(&self, cost: usize) -> bool {
-        self.used.saturating_add((self.batch.len() + cost) as u64) > self.file_limit()
-    }
-
-    /// A file that could not be replaced grows on until the next attempt.
-    fn file_limit(&self) -> u64 {
-        if self.renewed_this_second() { u64::MAX } else { self.limits.file }
-    }
-
-    /// Replaces a file that a record of `cost` bytes does not fit into; nothing is held in the batch.
-    fn keep_limit(&mut self, cost: usize) {
-        // Somebody may have emptied the file (copytruncate).
-        self.used = self.target.size();
-        if self.used > 0 && self.exceeds_file(cost) {
-            self.renew(Occasion::SizeLimit);
-        }
-    }
-
-    /// A failed attempt is not repeated for every record.
-    fn renewed_this_second(&self) -> bool {
-        self.owed.is_some_and(|(_, second)| second == self.stamp.second())
-    }
-
-    fn settle_debt(&mut self) {
-        if let Some((Occasion::Request, _)) = self.owed
-            && !self.renewed_this_second()
-        {
-            self.renew(Occasion::Request);
-        }
-    }
-
-    fn renew(&mut self, occasion: Occasion) {
-        match self.target.renew(occasion) {
-            Ok(Renewed::Replaced) => self.warned_renew = false,
-            Ok(Renewed::Emptied(error)) => {
-                self.warn_renew("Log file could not be rotated and was emptied:", &error)
-            }
-            Err(error) => {
-                self.warn_renew("Failed to reopen log file, keeping the old one:", &error);
-                let occasion = self
-                    .owed
-                    .map_or(occasion, |(owed, _)| if owed == Occasion::Request { owed } else { occasion });
-                self.owed = Some((occasion, self.stamp.second()));
-                return;
-            }
-        }
-        self.owed = None;
-        self.used = self.target.size();
-        self.lose_torn(&io::Error::other("the file was replaced"));
-    }
-
-    fn warn_renew(&mut self, what: &str, error: &io::Error) {
-        if !std::mem::replace(&mut self.warned_renew, true) {
-            warn!("{what} {}", crate::error::strerror(error));
         }
     }
 
@@ -279,108 +190,6 @@ impl<T: Target> K8s<T> {
         writer.put_bytes(b"\n");
         drop(writer);
         self.marker_len = self.batch.len();
-    }
-
-    fn tell_total(&mut self) {
-        if self.told_total || self.flush() == Progress::Blocked {
-            return;
-        }
-        let text = format!("conmon: log ends here: its total size has reached {} bytes", self.limits.total);
-        let cost = PREFIX_LEN + text.len() + 1;
-        if self.exceeds_file(cost) {
-            self.keep_limit(cost);
-        }
-        self.begin();
-        self.put_own(&text);
-        self.told_total = self.flush() != Progress::Failed;
-    }
-
-    /// Writes what the batch holds.
-    pub fn flush(&mut self) -> Progress {
-        if self.batch.is_empty() && self.torn.is_empty() {
-            return Progress::Done;
-        }
-        let written = self.write_out();
-        self.blocked = matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        if self.blocked {
-            return Progress::Blocked;
-        }
-        match written {
-            Ok(()) => {
-                self.account(self.batch.len());
-                if self.marker_len > 0 {
-                    self.loss = Loss::default();
-                    self.warned_write = false;
-                }
-            }
-            Err(error) => {
-                self.on_failure(&error);
-                return Progress::Failed;
-            }
-        }
-        self.clear();
-        Progress::Done
-    }
-
-    fn clear(&mut self) {
-        self.batch.clear();
-        self.marker_len = 0;
-    }
-
-    fn write_out(&mut self) -> io::Result<()> {
-        while !self.torn.is_empty() {
-            let count = write_some(&mut self.target, &self.torn)?;
-            self.torn.drain(..count.min(self.torn.len()));
-        }
-        while !self.batch.unsent().is_empty() {
-            let count = write_some(&mut self.target, self.batch.unsent())?;
-            self.batch.advance(count);
-        }
-        Ok(())
-    }
-
-    fn account(&mut self, written: usize) {
-        self.used += written as u64;
-        self.total += written as u64;
-    }
-
-    /// Leaves whole records in the file and counts the others.
-    fn on_failure(&mut self, error: &io::Error) {
-        let (sent, records) = (self.batch.sent(), self.batch.records());
-        let whole =
-            records.get(..sent).and_then(|sent| bytes::find_last(b'\n', sent)).map_or(0, |end| end + 1);
-        // A marker alone would only eat the last bytes of a full disk, again and again.
-        let mut keep = if self.marker_len > 0 && self.target.is_regular() { 0 } else { whole };
-        if sent > keep && self.target.take_back((sent - keep) as u64).is_err() {
-            keep = whole;
-            if sent > whole {
-                let rest = records.get(sent..).unwrap_or_default();
-                let end = bytes::find(b'\n', rest).map_or(rest.len(), |end| end + 1);
-                self.torn = rest.get(..end).unwrap_or_default().to_vec();
-                keep = sent + end;
-            }
-        }
-        if self.marker_len > 0 && keep >= self.marker_len {
-            self.loss = Loss::default();
-        }
-        self.loss.add_records(records.get(keep.max(self.marker_len)..).unwrap_or_default(), error);
-        self.account(keep);
-        self.clear();
-        if self.target.is_regular() {
-            self.used = self.target.size();
-        }
-        if !std::mem::replace(&mut self.warned_write, true) {
-            warn!("Failed to write to the log, records are being lost: {}", crate::error::strerror(error));
-        }
-    }
-
-    /// Gives up the end of a half written record. Whose it was isn't known any more.
-    fn lose_torn(&mut self, reason: &io::Error) {
-        if !self.torn.is_empty() {
-            let lost = Count { bytes: self.torn.len() as u64, lines: 1 };
-            self.torn.clear();
-            self.loss.add(Stream::Stdout, lost, reason);
-        }
     }
 
     /// Counts bytes that never came here.
@@ -432,16 +241,6 @@ fn cost(piece: Piece<'_>) -> usize {
     match piece {
         Piece::Full(text) => PREFIX_LEN + text.len(),
         Piece::Partial(text) => PREFIX_LEN + text.len() + 1,
-    }
-}
-
-fn write_some(target: &mut impl Target, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match target.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+use crate::log::file::Renewed;
 use crate::log::frame::PIECE_MAX;
 use crate::sys::bytes;
 
