@@ -127,7 +127,8 @@ impl Verdict<'_> {
             return Err(format!("descriptors left: {:?}", self.run.trace.open));
         }
         // A file that may have become somebody else's is left alone, so one that can't be looked at is.
-        let removing = self.hit_call(&["unlink", "unlinkat", "rmdir", "rename", "renameat", "statx"]);
+        let removing =
+            self.hit_call(&["unlink", "unlinkat", "rmdir", "rename", "renameat", "statx", "lstat"]);
         let extra = self.run.files.iter().find(|name| !baseline.files.contains(name) && is_temporary(name));
         match extra.filter(|_| !removing && self.run.started()) {
             Some(name) => Err(format!("{name} is left behind")),
