@@ -118,6 +118,7 @@ impl Output {
     /// # Errors
     /// As read(2), where it is neither a full stop nor a pause.
     pub(super) fn fill(&mut self) -> io::Result<Fill> {
+        self.is_in_doubt = false;
         let Some(source) = &self.source else { return Ok(Fill::End) };
         let room = self.buffer.get_mut(self.len..).unwrap_or_default();
         let room = if room.len() > READ_SIZE { room.split_at_mut(READ_SIZE).0 } else { room };
@@ -126,10 +127,7 @@ impl Output {
             match nix::unistd::read(source, room) {
                 Err(Errno::EINTR) => {}
                 Ok(read) => break read,
-                Err(Errno::EAGAIN) => {
-                    self.is_in_doubt = false;
-                    return Ok(Fill::Dry);
-                }
+                Err(Errno::EAGAIN) => return Ok(Fill::Dry),
                 // A pty without a follower. That can change: the next one to open it makes it readable again.
                 Err(Errno::EIO) if self.is_pty => return Ok(Fill::Dry),
                 Err(e) => return Err(e.into()),
